@@ -1,0 +1,1 @@
+//! The custom resource types `ProverCluster` and `ProofJob`, group `proving.rs`, version `v1alpha1`.

@@ -1,0 +1,143 @@
+//! What the shells tell the core. One event is applied at a time, each with the time at which it is applied.
+
+use std::sync::Arc;
+
+use crate::model::{
+    ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, HeldAttempt, JobId, JobPolicy, JobSpec,
+    Milliseconds, RequestId, TaskSpec, TenantName, Usage, WorkerId, WorkerSpec,
+};
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A job is admitted. The same uid again changes nothing and answers with the same job.
+    JobSubmitted(Box<JobSpec>),
+    /// Priority, deadlines, workers or suspension changed.
+    JobPolicyChanged { job: JobId, policy: JobPolicy },
+    /// The user wants it to stop.
+    JobCancelled { job: JobId },
+    /// The shell knows that the job can't succeed (its source vanished, its cluster goes).
+    JobAborted { job: JobId, reason: &'static str, message: Arc<str> },
+    /// The terminal job's artifacts and records may go.
+    JobForgotten { job: JobId },
+    /// Share of a tenant in device-seconds, relative to the others; 1 until told otherwise.
+    TenantWeightChanged { tenant: TenantName, weight: u32 },
+
+    /// A worker opened its stream, for the first time or again. `held` is what it still has.
+    WorkerConnected { worker: WorkerId, spec: Box<WorkerSpec>, held: Vec<HeldAttempt> },
+    /// The stream broke: running attempts live on for the reconnect grace.
+    WorkerDisconnected { worker: WorkerId },
+    /// Proof that the worker is gone (pod deleted, process reaped): no grace.
+    WorkerGone { worker: WorkerId },
+    /// It takes nothing new.
+    WorkerDraining { worker: WorkerId },
+    /// It is alive and holds these attempts.
+    WorkerHeartbeat { worker: WorkerId, attempts: Vec<AttemptId> },
+    /// A device became usable or unusable.
+    DeviceChanged { worker: WorkerId, device: DeviceIndex, usable: bool },
+
+    /// The attempt left the prefetch queue and runs on its device.
+    AttemptStarted { attempt: AttemptId },
+    /// The outputs are in the store.
+    AttemptSucceeded {
+        attempt: AttemptId,
+        outputs: Vec<(ArtifactName, Binding)>,
+        result: Arc<[u8]>,
+        usage: Usage,
+    },
+    /// The attempt ended without a result.
+    AttemptFailed { attempt: AttemptId, class: FailureClass, reason: Arc<str>, message: Arc<str>, usage: Usage },
+    /// Answer to a recall: given back, or too late since it started.
+    RecallAnswered { attempt: AttemptId, given_back: bool },
+    /// A stopped attempt has left its device.
+    AttemptStopped { attempt: AttemptId },
+
+    /// An attempt submits tasks of its job. All are taken or none.
+    TasksSubmitted { call: CallId, attempt: AttemptId, tasks: Vec<TaskSpec> },
+    /// An attempt completes a marker of its job.
+    MarkerCompleted { call: CallId, attempt: AttemptId, marker: RequestId },
+    /// An attempt wants the result of tasks of its job.
+    TasksSubscribed { call: CallId, attempt: AttemptId, tasks: Vec<RequestId> },
+    /// An attempt appends to the channel of a task (of its own where `task` is none).
+    ChannelMessageSent { call: CallId, attempt: AttemptId, task: Option<RequestId>, payload: Arc<[u8]> },
+    /// An attempt reads the channel of a task from an offset on.
+    ChannelOpened { call: CallId, attempt: AttemptId, task: RequestId, start_offset: u64 },
+    /// An attempt has put an artifact into the store and names it.
+    ArtifactBound { call: CallId, attempt: AttemptId, name: ArtifactName, binding: Binding },
+    /// An attempt asks what a name is bound to.
+    ArtifactResolved { call: CallId, attempt: AttemptId, name: ArtifactName },
+    /// An attempt drops names.
+    ArtifactsDeleted { call: CallId, attempt: AttemptId, names: Vec<ArtifactName> },
+    /// An attempt adds a named reference.
+    ReferenceAdded { call: CallId, attempt: AttemptId, name: ArtifactName, reference: Arc<str> },
+    /// An attempt removes a named reference.
+    ReferenceRemoved { call: CallId, attempt: AttemptId, name: ArtifactName, reference: Arc<str> },
+    /// An attempt wants to put `bytes` into the store.
+    PermitRequested { call: CallId, attempt: AttemptId, name: ArtifactName, bytes: u64 },
+
+    /// Nothing but time has passed. Due timers are run by every event; this one is for when there is no other.
+    Tick,
+}
+
+/// Limits and spans that the shell sets once. Every default is documented with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Silence after which a worker's leases are lost.
+    pub lease: Milliseconds,
+    /// How long running attempts live on after their worker's stream broke.
+    pub reconnect_grace: Milliseconds,
+    /// First wait before a failed task is tried again; doubles up to `backoff_max`.
+    pub backoff: Milliseconds,
+    /// Longest wait before a failed task is tried again.
+    pub backoff_max: Milliseconds,
+    /// Losses of workers that a job survives; apart from its own retry limit.
+    pub infrastructure_retry_limit: u32,
+    /// Children that one task may kill before it is quarantined and its job failed.
+    pub crashes_per_task: u32,
+    /// Times that a job is planned again with a smaller segment after it ran out of memory.
+    pub replans: u32,
+    /// Jobs that are not forgotten.
+    pub jobs: usize,
+    /// Tasks per job, markers among them.
+    pub tasks_per_job: usize,
+    /// Workers.
+    pub workers: usize,
+    /// Distinct requirements.
+    pub requirement_classes: usize,
+    /// Messages per channel.
+    pub channel_messages: usize,
+    /// Bytes per channel.
+    pub channel_bytes: usize,
+    /// Bytes of opaque parameters, results and messages.
+    pub opaque_bytes: usize,
+    /// Bytes that permits may hold at once.
+    pub permit_bytes: u64,
+    /// Bytes of permits that each running job is guaranteed.
+    pub permit_bytes_per_job: u64,
+    /// Attempts fetched ahead per slot.
+    pub prefetch_per_slot: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            lease: Milliseconds(30_000),
+            reconnect_grace: Milliseconds(10_000),
+            backoff: Milliseconds(1_000),
+            backoff_max: Milliseconds(60_000),
+            infrastructure_retry_limit: 100,
+            crashes_per_task: 3,
+            replans: 4,
+            jobs: 100_000,
+            tasks_per_job: 1_000_000,
+            workers: 20_000,
+            requirement_classes: 64,
+            channel_messages: 100_000,
+            channel_bytes: 64 << 20,
+            opaque_bytes: 64 << 10,
+            permit_bytes: 64 << 30,
+            permit_bytes_per_job: 256 << 20,
+            prefetch_per_slot: 1,
+        }
+    }
+}

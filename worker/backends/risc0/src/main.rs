@@ -1,0 +1,1 @@
+fn main() { println!("{}", risc0_zkvm::VERSION); }
