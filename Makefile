@@ -1,0 +1,68 @@
+# Every target calls one command or one script: there is no logic in this file.
+.DEFAULT_GOAL := help
+.PHONY: help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-e2e test-proof \
+        lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+prerequisites: ## Install the system packages that builds and tests need (Debian, as root)
+	@tools/prerequisites.sh
+
+crds: ## Write crds/*.yaml from the Rust types
+	cargo run --quiet -p prover-operator -- crds
+
+programs: prerequisites ## Compile the sample programs to target/programs
+	@config/samples/programs/build.sh target/programs
+
+backend-risc0: prerequisites ## Build the RISC Zero backend (10 min on 2 cores the first time, then cached)
+	@tools/build-backend-risc0.sh
+
+build: programs backend-risc0 ## Build everything that local mode needs into target/bin
+	@tools/build-light.sh
+
+demo: build ## Prove a program of several segments with two workers and verify the proof
+	@tools/demo.sh
+
+test: test-light test-store test-api test-e2e test-proof ## Run all tests
+
+test-light: prerequisites ## Unit and property tests, fakes, folders: nothing heavy
+	@tools/test.sh light
+
+test-store: minio ## The artifact store against a real MinIO
+	@tools/test.sh store
+
+test-api: kube-apiserver ## The resource types on a real kube-apiserver
+	@tools/test.sh api
+
+test-e2e: build ## Local mode with real processes, faults and bad input
+	@tools/test.sh e2e
+
+test-proof: build ## Real RISC Zero proofs, with workers killed meanwhile
+	@tools/test.sh proof
+
+minio: ## Build MinIO from its module (cached)
+	@e2e/tools/build-minio.sh
+
+kube-apiserver: prerequisites ## Build kube-apiserver from its module (cached)
+	@e2e/tools/build-kubernetes.sh kube-apiserver
+
+lint: ## Formatting and clippy
+	@tools/lint.sh
+
+verify: prerequisites ## What must hold before a commit: generated files, format, lints, documentation, clean tree
+	@tools/verify.sh
+
+bench: bench-core bench-overhead ## All benchmarks, held against their expected ranges
+
+bench-core: ## Decisions per second of the scheduling core
+	@tools/bench-core.sh
+
+bench-overhead: build ## Wall time through coordinator and agents against RISC Zero's own local prover
+	@tools/bench-overhead.sh
+
+bench-cpu-levels: prerequisites ## What building the prover for x86-64-v3 brings, pair by pair
+	@tools/bench-cpu-levels.sh
+
+clean: ## Remove build results of this checkout, but not the cache
+	cargo clean

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs the system packages that builds and tests need, if they are missing.
+set -euo pipefail
+declare -A package_of=([clang]=clang [ld.lld]=lld [etcd]=etcd-server [cmake]=cmake [g++]=g++)
+missing=()
+for program in "${!package_of[@]}"; do
+  command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+  echo "missing system packages: ${missing[*]}. Install them with your package manager, then run this again." >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}"
