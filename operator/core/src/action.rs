@@ -3,38 +3,73 @@
 use std::sync::Arc;
 
 use crate::model::{
-    ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, JobId, RequestId, TaskId, Timestamp, Usage,
-    WorkerId,
+    ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, JobId, RequestId, TaskId, Timestamp,
+    Usage, WorkerId,
 };
 
 /// Everything that the core can want.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Send the attempt to its worker. `State` has the task's details.
-    Assign(Box<Assignment>),
+    Assign(Assignment),
     /// Ask for a prefetched attempt back.
     Recall { worker: WorkerId, attempt: AttemptId },
     /// Stop the attempt and discard what it makes.
-    Stop { worker: WorkerId, attempt: AttemptId, reason: StopReason },
+    Stop {
+        worker: WorkerId,
+        attempt: AttemptId,
+        reason: StopReason,
+    },
     /// The report of a completion has been judged.
-    CompletionJudged { worker: WorkerId, attempt: AttemptId, accepted: bool },
+    CompletionJudged {
+        worker: WorkerId,
+        attempt: AttemptId,
+        accepted: bool,
+    },
     /// Answer to a call of an attempt.
-    Answer { worker: WorkerId, call: CallId, answer: Result<Answer, Refusal> },
+    Answer {
+        worker: WorkerId,
+        call: CallId,
+        answer: Result<Answer, Refusal>,
+    },
     /// For a subscription: one per task.
-    TaskResult { worker: WorkerId, call: CallId, task: RequestId, outcome: TaskOutcome },
+    TaskResult {
+        worker: WorkerId,
+        call: CallId,
+        task: RequestId,
+        outcome: TaskOutcome,
+    },
     /// For a channel reader, in order; `None` ends it.
-    ChannelMessage { worker: WorkerId, call: CallId, offset: u64, payload: Option<Arc<[u8]>> },
+    ChannelMessage {
+        worker: WorkerId,
+        call: CallId,
+        offset: u64,
+        payload: Option<Arc<[u8]>>,
+    },
 
     /// A job was taken or refused.
-    JobAnswered { uid: Arc<str>, answer: Result<JobId, Refusal> },
+    JobAnswered {
+        uid: Arc<str>,
+        answer: Result<JobId, Refusal>,
+    },
     /// A job changed its phase or the reason why it waits.
     JobChanged { job: JobId, phase: JobPhase },
     /// A task changed its state.
-    TaskChanged { job: JobId, task: TaskId, change: TaskChange },
+    TaskChanged {
+        job: JobId,
+        task: TaskId,
+        change: TaskChange,
+    },
     /// A worker may be asked to leave: it drained.
     WorkerEmpty { worker: WorkerId },
+    /// A worker can't be taken; its stream should be closed.
+    WorkerRefused { worker: WorkerId, refusal: Refusal },
     /// Nothing refers to these bytes any more.
-    DeleteArtifact { job: JobId, name: ArtifactName, binding: Binding },
+    DeleteArtifact {
+        job: JobId,
+        name: ArtifactName,
+        binding: Binding,
+    },
 }
 
 /// An attempt on its way to a worker.
@@ -81,6 +116,8 @@ pub enum StopReason {
     LeaseLost,
     /// Its plan was dropped.
     Replanned,
+    /// A waiting parent makes room, so that leaves can run; it will be run again.
+    Preempted,
 }
 
 /// A good answer to a call.
@@ -152,13 +189,25 @@ pub enum TaskChange {
     /// Its dependencies have succeeded.
     Ready,
     /// An attempt was assigned.
-    Assigned { attempt: AttemptId, worker: WorkerId, prefetch: bool },
+    Assigned {
+        attempt: AttemptId,
+        worker: WorkerId,
+        prefetch: bool,
+    },
     /// The attempt runs on its device.
     Started { attempt: AttemptId },
     /// An attempt ended without a result and the task waits to be tried again.
-    Retrying { attempt: AttemptId, class: FailureClass, message: Arc<str>, not_before: Timestamp },
+    Retrying {
+        attempt: AttemptId,
+        class: FailureClass,
+        message: Arc<str>,
+        not_before: Timestamp,
+    },
     /// It has its result.
-    Succeeded { attempt: Option<AttemptId>, usage: Usage },
+    Succeeded {
+        attempt: Option<AttemptId>,
+        usage: Usage,
+    },
     /// It will not be tried again.
     Failed { message: Arc<str> },
     /// Its job ended or its plan was dropped first.
@@ -178,7 +227,9 @@ pub enum Refusal {
     #[error("{0} is not known in this job")]
     NotFound(Arc<str>),
     /// A task depends on one that was not submitted before it.
-    #[error("task {task} depends on {dependency}, which was not submitted before it: submit dependencies first")]
+    #[error(
+        "task {task} depends on {dependency}, which was not submitted before it: submit dependencies first"
+    )]
     UnknownDependency {
         /// The task.
         task: RequestId,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, HeldAttempt, JobId, JobPolicy, JobSpec,
-    Milliseconds, RequestId, TaskSpec, TenantName, Usage, WorkerId, WorkerSpec,
+    ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, HeldAttempt, JobId, JobPolicy,
+    JobSpec, Milliseconds, RequestId, TaskSpec, TenantName, Usage, WorkerId, WorkerSpec,
 };
 
 /// Everything that can happen.
@@ -17,14 +17,22 @@ pub enum Event {
     /// The user wants it to stop.
     JobCancelled { job: JobId },
     /// The shell knows that the job can't succeed (its source vanished, its cluster goes).
-    JobAborted { job: JobId, reason: &'static str, message: Arc<str> },
+    JobAborted {
+        job: JobId,
+        reason: &'static str,
+        message: Arc<str>,
+    },
     /// The terminal job's artifacts and records may go.
     JobForgotten { job: JobId },
     /// Share of a tenant in device-seconds, relative to the others; 1 until told otherwise.
     TenantWeightChanged { tenant: TenantName, weight: u32 },
 
     /// A worker opened its stream, for the first time or again. `held` is what it still has.
-    WorkerConnected { worker: WorkerId, spec: Box<WorkerSpec>, held: Vec<HeldAttempt> },
+    WorkerConnected {
+        worker: WorkerId,
+        spec: Box<WorkerSpec>,
+        held: Vec<HeldAttempt>,
+    },
     /// The stream broke: running attempts live on for the reconnect grace.
     WorkerDisconnected { worker: WorkerId },
     /// Proof that the worker is gone (pod deleted, process reaped): no grace.
@@ -32,9 +40,16 @@ pub enum Event {
     /// It takes nothing new.
     WorkerDraining { worker: WorkerId },
     /// It is alive and holds these attempts.
-    WorkerHeartbeat { worker: WorkerId, attempts: Vec<AttemptId> },
+    WorkerHeartbeat {
+        worker: WorkerId,
+        attempts: Vec<AttemptId>,
+    },
     /// A device became usable or unusable.
-    DeviceChanged { worker: WorkerId, device: DeviceIndex, usable: bool },
+    DeviceChanged {
+        worker: WorkerId,
+        device: DeviceIndex,
+        usable: bool,
+    },
 
     /// The attempt left the prefetch queue and runs on its device.
     AttemptStarted { attempt: AttemptId },
@@ -46,34 +61,90 @@ pub enum Event {
         usage: Usage,
     },
     /// The attempt ended without a result.
-    AttemptFailed { attempt: AttemptId, class: FailureClass, reason: Arc<str>, message: Arc<str>, usage: Usage },
+    AttemptFailed {
+        attempt: AttemptId,
+        class: FailureClass,
+        reason: Arc<str>,
+        message: Arc<str>,
+        usage: Usage,
+    },
     /// Answer to a recall: given back, or too late since it started.
     RecallAnswered { attempt: AttemptId, given_back: bool },
     /// A stopped attempt has left its device.
     AttemptStopped { attempt: AttemptId },
 
     /// An attempt submits tasks of its job. All are taken or none.
-    TasksSubmitted { call: CallId, attempt: AttemptId, tasks: Vec<TaskSpec> },
+    TasksSubmitted {
+        call: CallId,
+        attempt: AttemptId,
+        tasks: Vec<TaskSpec>,
+    },
     /// An attempt completes a marker of its job.
-    MarkerCompleted { call: CallId, attempt: AttemptId, marker: RequestId },
+    MarkerCompleted {
+        call: CallId,
+        attempt: AttemptId,
+        marker: RequestId,
+    },
     /// An attempt wants the result of tasks of its job.
-    TasksSubscribed { call: CallId, attempt: AttemptId, tasks: Vec<RequestId> },
+    TasksSubscribed {
+        call: CallId,
+        attempt: AttemptId,
+        tasks: Vec<RequestId>,
+    },
     /// An attempt appends to the channel of a task (of its own where `task` is none).
-    ChannelMessageSent { call: CallId, attempt: AttemptId, task: Option<RequestId>, payload: Arc<[u8]> },
+    ChannelMessageSent {
+        call: CallId,
+        attempt: AttemptId,
+        task: Option<RequestId>,
+        payload: Arc<[u8]>,
+    },
     /// An attempt reads the channel of a task from an offset on.
-    ChannelOpened { call: CallId, attempt: AttemptId, task: RequestId, start_offset: u64 },
+    ChannelOpened {
+        call: CallId,
+        attempt: AttemptId,
+        task: RequestId,
+        start_offset: u64,
+    },
     /// An attempt has put an artifact into the store and names it.
-    ArtifactBound { call: CallId, attempt: AttemptId, name: ArtifactName, binding: Binding },
+    ArtifactBound {
+        call: CallId,
+        attempt: AttemptId,
+        name: ArtifactName,
+        binding: Binding,
+    },
     /// An attempt asks what a name is bound to.
-    ArtifactResolved { call: CallId, attempt: AttemptId, name: ArtifactName },
+    ArtifactResolved {
+        call: CallId,
+        attempt: AttemptId,
+        name: ArtifactName,
+    },
     /// An attempt drops names.
-    ArtifactsDeleted { call: CallId, attempt: AttemptId, names: Vec<ArtifactName> },
+    ArtifactsDeleted {
+        call: CallId,
+        attempt: AttemptId,
+        names: Vec<ArtifactName>,
+    },
     /// An attempt adds a named reference.
-    ReferenceAdded { call: CallId, attempt: AttemptId, name: ArtifactName, reference: Arc<str> },
+    ReferenceAdded {
+        call: CallId,
+        attempt: AttemptId,
+        name: ArtifactName,
+        reference: Arc<str>,
+    },
     /// An attempt removes a named reference.
-    ReferenceRemoved { call: CallId, attempt: AttemptId, name: ArtifactName, reference: Arc<str> },
+    ReferenceRemoved {
+        call: CallId,
+        attempt: AttemptId,
+        name: ArtifactName,
+        reference: Arc<str>,
+    },
     /// An attempt wants to put `bytes` into the store.
-    PermitRequested { call: CallId, attempt: AttemptId, name: ArtifactName, bytes: u64 },
+    PermitRequested {
+        call: CallId,
+        attempt: AttemptId,
+        name: ArtifactName,
+        bytes: u64,
+    },
 
     /// Nothing but time has passed. Due timers are run by every event; this one is for when there is no other.
     Tick,

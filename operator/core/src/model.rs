@@ -135,6 +135,8 @@ pub struct TaskSpec {
     pub cache_key: Option<Arc<str>>,
     /// Expected time on a device, if known.
     pub estimated_device_time: Option<Milliseconds>,
+    /// Markers that its success completes, so that an answer from the action cache completes them too.
+    pub completes: Vec<RequestId>,
     /// The job succeeds when this task does.
     pub concludes_job: bool,
     /// No worker runs it: any attempt of the job completes it.
@@ -169,6 +171,9 @@ pub struct JobSpec {
     pub retry_limit: u32,
     /// The task that plans the job. Runs in the control lane.
     pub root: TaskSpec,
+    /// The job succeeds when its root does (jobs that only execute): otherwise a job whose root succeeded without
+    /// a task that concludes it fails.
+    pub root_concludes: bool,
     /// What each waiting ancestor of a leaf holds in the control lane, the root first.
     pub parent_chain: Vec<Requirements>,
     /// The largest task of the job: it must fit some worker before the job starts.
