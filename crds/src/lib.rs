@@ -1,1 +1,17 @@
 //! The custom resource types `ProverCluster` and `ProofJob`, group `proving.rs`, version `v1alpha1`.
+//!
+//! Owns the types, their validation rules, the words of their conditions, the generated CRDs and how a manifest
+//! is read from a file. Does not own any client or reconciliation.
+
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema copies each type, pub included, into a function body"
+)]
+
+pub mod conditions;
+mod proof_job;
+pub mod rules;
+mod source;
+
+pub use proof_job::*;
+pub use source::*;

@@ -6,7 +6,7 @@
 # The cache lies in $PROVER_OPERATOR_CACHE, else in ~/.cache/prover-operator.
 set -euo pipefail
 module=$(cd "$(dirname "$0")/kubernetes" && pwd)
-version=$(sed -n 's|^\(require\)\{0,1\}[[:space:]]*k8s.io/kubernetes \(v[0-9.]*\)$|\1|p' "$module/go.mod")
+version=$(sed -nE 's|^(require)?[[:space:]]*k8s.io/kubernetes (v[0-9.]+)( // indirect)?$|\2|p' "$module/go.mod")
 [ -n "$version" ] || { echo "$module/go.mod requires no exact version of k8s.io/kubernetes" >&2; exit 1; }
 folder=${PROVER_OPERATOR_CACHE:-$HOME/.cache/prover-operator}/kubernetes-$version
 known=$(sed -n 's|^\t*k8s.io/kubernetes/cmd/\([a-z-]*\)$|\1|p' "$module/go.mod")

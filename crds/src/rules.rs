@@ -1,0 +1,115 @@
+//! The validation rules of both kinds, each as a CEL expression and what it tells the user.
+//!
+//! Written once: the API server evaluates them from the CRD, local mode evaluates the same CRD. Each message
+//! says what to write instead. No message contains a line break, since the API server refuses that.
+
+/// An expression and its message.
+pub type RuleText = (&'static str, &'static str);
+
+// ---- sources ----
+
+/// A program has exactly one source.
+pub const ONE_SOURCE_OF_PROGRAM: RuleText = (
+    "[has(self.s3), has(self.http), has(self.configMap), has(self.secret), has(self.inline), has(self.file)].filter(x, x).size() == 1",
+    "name exactly one source of the program: s3, http, configMap, secret or inline (or file in local mode)",
+);
+/// An input has at most one source.
+pub const ONE_SOURCE_OF_INPUT: RuleText = (
+    "[has(self.s3), has(self.http), has(self.configMap), has(self.secret), has(self.inline), has(self.text), has(self.file)].filter(x, x).size() <= 1",
+    "name at most one source of the input: s3, http, configMap, secret, inline or text (or file in local mode)",
+);
+/// An assumption has exactly one source.
+pub const ONE_SOURCE_OF_ASSUMPTION: RuleText = (
+    "[has(self.s3), has(self.http), has(self.configMap), has(self.secret), has(self.file)].filter(x, x).size() == 1",
+    "name exactly one source of the assumed proof: s3, http, configMap or secret (or file in local mode)",
+);
+/// A cluster can't read a user's files. The only rule that local mode leaves out.
+pub const FILE_ONLY_IN_LOCAL_MODE: RuleText = (
+    "!has(self.file)",
+    "file is for local mode (kubectl-proof run -f): in a cluster put the bytes into s3, http, configMap, secret or inline",
+);
+/// Without TLS nobody can say which bytes arrive.
+pub const PLAIN_HTTP_NEEDS_HASH: RuleText = (
+    "!has(self.http) || self.http.url.startsWith('https://') || has(self.sha256)",
+    "an http:// source needs sha256, since nothing else protects the bytes: add it, or use https://",
+);
+/// Line breaks and other alphabets are refused.
+pub const INLINE_IS_BASE64: RuleText = (
+    "self.size() % 4 == 0 && self.matches('^[A-Za-z0-9+/]*={0,2}$')",
+    "inline must be base64 without line breaks: write the output of base64 -w0 FILE",
+);
+/// A foreign bucket is read with credentials or without, and the user says which.
+pub const S3_BUCKET_SAYS_HOW_TO_SIGN_IN: RuleText = (
+    "!has(self.bucket) || has(self.credentialsRef) != (has(self.anonymous) && self.anonymous)",
+    "a bucket needs either credentialsRef or anonymous: true",
+);
+/// The cluster's own store has its own address and credentials.
+pub const S3_OWN_STORE_NEEDS_NOTHING_ELSE: RuleText = (
+    "has(self.bucket) || !(has(self.region) || has(self.endpoint) || has(self.credentialsRef) || (has(self.anonymous) && self.anonymous))",
+    "region, endpoint, credentialsRef and anonymous belong to a bucket: add bucket, or leave them out to read from the store of the ProverCluster",
+);
+
+// ---- ProofJob ----
+
+/// Each proof system makes its own kinds of proof.
+pub const KIND_FITS_SYSTEM: RuleText = (
+    "(self.system == 'risc0' && self.kind in ['Composite', 'Succinct', 'Groth16', 'ExecuteOnly']) || (self.system == 'sp1' && self.kind in ['Core', 'Compressed', 'Groth16', 'Plonk', 'ExecuteOnly']) || (self.system == 'emulated' && self.kind == 'Emulated')",
+    "kind does not fit system: risc0 makes Composite, Succinct, Groth16 and ExecuteOnly, sp1 makes Core, Compressed, Groth16, Plonk and ExecuteOnly, emulated makes Emulated",
+);
+/// SP1 sizes its shards itself.
+pub const SEGMENT_PO2_NOT_FOR_SP1: RuleText = (
+    "!has(self.segmentPo2) || self.proof.system != 'sp1'",
+    "segmentPo2 is not for sp1, which sizes its shards itself: leave it out",
+);
+/// Only RISC Zero resolves assumptions.
+pub const ASSUMPTIONS_ONLY_FOR_RISC0: RuleText = (
+    "!has(self.assumptions) || self.assumptions.size() == 0 || self.proof.system == 'risc0'",
+    "assumptions are for risc0 only: leave them out, or hand the proofs over as input",
+);
+/// SP1's own serialized standard input.
+pub const STDIN_ONLY_FOR_SP1: RuleText = (
+    "!has(self.input) || !has(self.input.format) || self.input.format != 'Stdin' || self.proof.system == 'sp1'",
+    "input.format Stdin is SP1's own format: use Raw or Frames",
+);
+/// A cancelled job stays cancelled.
+pub const CANCEL_IS_FINAL: RuleText = (
+    "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
+    "cancel can't be taken back: create another ProofJob",
+);
+/// The program belongs to what is proved.
+pub const PROGRAM_IS_IMMUTABLE: RuleText = (
+    "self.program == oldSelf.program",
+    "program is immutable: create another ProofJob for another program",
+);
+/// The proof's kind belongs to what is proved.
+pub const PROOF_IS_IMMUTABLE: RuleText = (
+    "self.proof == oldSelf.proof",
+    "proof is immutable: create another ProofJob for another kind of proof",
+);
+
+macro_rules! immutable_option {
+    ($($(#[$meta:meta])* $name:ident = $field:literal, $message:literal;)*) => {
+        $($(#[$meta])*
+        pub const $name: RuleText = (
+            concat!("has(self.", $field, ") == has(oldSelf.", $field, ") && (!has(self.", $field, ") || self.", $field, " == oldSelf.", $field, ")"),
+            $message,
+        );)*
+    };
+}
+
+immutable_option! {
+    /// A job never moves.
+    CLUSTER_REF_IS_IMMUTABLE = "clusterRef", "clusterRef is immutable: create another ProofJob for another ProverCluster";
+    /// The input belongs to what is proved.
+    INPUT_IS_IMMUTABLE = "input", "input is immutable: create another ProofJob for another input";
+    /// The assumed proofs belong to what is proved.
+    ASSUMPTIONS_ARE_IMMUTABLE = "assumptions", "assumptions are immutable: create another ProofJob for other assumptions";
+    /// Execution has already been held to it.
+    MAX_CYCLES_IS_IMMUTABLE = "maxCycles", "maxCycles is immutable: create another ProofJob for another limit";
+    /// The execution has already been cut.
+    SEGMENT_PO2_IS_IMMUTABLE = "segmentPo2", "segmentPo2 is immutable: create another ProofJob for another segment size";
+    /// Attempts have already been counted against it.
+    RETRY_LIMIT_IS_IMMUTABLE = "retryLimit", "retryLimit is immutable: create another ProofJob for another limit";
+    /// Two controllers must never take turns.
+    MANAGED_BY_IS_IMMUTABLE = "managedBy", "managedBy is immutable, setting it later too: create another ProofJob with it";
+}
