@@ -1,0 +1,65 @@
+//! Conversions between messages and plain values.
+
+use crate::protocol::Artifact;
+use crate::validate::WireError;
+
+/// Bytes of a SHA-256 hash.
+const SHA256_BYTES: usize = 32;
+
+/// The bytes of a hash that is written as 64 hexadecimal digits.
+///
+/// # Errors
+/// The text is not 64 hexadecimal digits.
+pub fn sha256_bytes(text: &str) -> Result<[u8; SHA256_BYTES], WireError> {
+    let mut bytes = [0; SHA256_BYTES];
+    hex::decode_to_slice(text, &mut bytes).map_err(|source| WireError::MalformedHash {
+        text: text.chars().take(2 * SHA256_BYTES).collect(),
+        source,
+    })?;
+    Ok(bytes)
+}
+
+/// A name and what it is bound to.
+#[must_use]
+pub fn artifact(
+    name: impl Into<String>,
+    key: impl Into<String>,
+    sha256: [u8; SHA256_BYTES],
+    size_bytes: u64,
+) -> Artifact {
+    Artifact {
+        name: name.into(),
+        key: key.into(),
+        sha256: hex::encode(sha256),
+        size_bytes,
+    }
+}
+
+impl Artifact {
+    /// The bytes of its hash.
+    ///
+    /// # Errors
+    /// The hash is not 64 hexadecimal digits.
+    pub fn sha256_bytes(&self) -> Result<[u8; SHA256_BYTES], WireError> {
+        sha256_bytes(&self.sha256)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artifact_keeps_its_hash() {
+        let hash = [0xab; 32];
+        let message = artifact("proof", "jobs/a/proof", hash, 7);
+        assert_eq!(message.sha256, "ab".repeat(32));
+        assert_eq!(message.sha256_bytes().unwrap(), hash);
+    }
+
+    #[test]
+    fn a_short_hash_is_refused_with_its_text() {
+        let error = sha256_bytes("abcd").unwrap_err();
+        assert!(error.to_string().contains("abcd"), "{error}");
+    }
+}
