@@ -1,6 +1,11 @@
 //! Conversions between messages and plain values.
 
-use crate::protocol::Artifact;
+use crate::protocol::{
+    Answer, Artifact, Assign, AttemptFailed, AttemptProgress, AttemptStarted, AttemptStopped,
+    AttemptSucceeded, Call, ChannelMessage, CompletionAcknowledged, CoordinatorMessage, DeviceChanged, Drain,
+    Draining, Heartbeat, HeartbeatAnswer, Recall, RecallAnswer, StopAttempt, TaskResult, Welcome,
+    WorkerHello, WorkerMessage, coordinator_message, worker_message,
+};
 use crate::validate::WireError;
 
 /// Bytes of a SHA-256 hash.
@@ -44,6 +49,41 @@ impl Artifact {
         sha256_bytes(&self.sha256)
     }
 }
+
+macro_rules! envelope {
+    ($envelope:ident, $module:ident: $($message:ident => $variant:ident),* $(,)?) => {
+        $(impl From<$message> for $envelope {
+            fn from(message: $message) -> Self {
+                Self { message: Some($module::Message::$variant(message)) }
+            }
+        })*
+    };
+}
+envelope!(WorkerMessage, worker_message:
+    WorkerHello => Hello,
+    Heartbeat => Heartbeat,
+    AttemptStarted => Started,
+    AttemptProgress => Progress,
+    AttemptSucceeded => Succeeded,
+    AttemptFailed => Failed,
+    RecallAnswer => RecallAnswer,
+    AttemptStopped => Stopped,
+    DeviceChanged => DeviceChanged,
+    Draining => Draining,
+    Call => Call,
+);
+envelope!(CoordinatorMessage, coordinator_message:
+    Welcome => Welcome,
+    Assign => Assign,
+    Recall => Recall,
+    StopAttempt => Stop,
+    CompletionAcknowledged => Acknowledged,
+    Answer => Answer,
+    TaskResult => TaskResult,
+    ChannelMessage => ChannelMessage,
+    HeartbeatAnswer => Heartbeat,
+    Drain => Drain,
+);
 
 #[cfg(test)]
 mod tests {

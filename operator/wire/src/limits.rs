@@ -7,14 +7,17 @@ pub const MESSAGE_BYTES: usize = 4 << 20;
 /// Largest opaque field in bytes: parameters, results, channel messages. As in the backend protocol.
 pub const OPAQUE_BYTES: usize = 64 << 10;
 
-/// Largest batch of submitted tasks in bytes, encoded: what remains of a message after its envelope.
-pub const SUBMISSION_BYTES: usize = MESSAGE_BYTES - (64 << 10);
+/// Largest batch of submitted tasks in bytes, encoded. Backends split what is larger.
+pub const SUBMISSION_BYTES: usize = 2 << 20;
 
-/// Tasks in one submission.
-pub const TASKS_PER_SUBMISSION: usize = 1_000;
+/// Tasks in one submission, checked by whoever decodes it.
+pub const TASKS_PER_SUBMISSION: usize = 8_192;
 
-/// Inputs, outputs, dependency results or names in one message.
-pub const ARTIFACTS_PER_TASK: usize = 1_000;
+/// Tasks of one subscription. As in the backend protocol.
+pub const TASKS_PER_SUBSCRIPTION: usize = 8_192;
+
+/// Inputs, outputs, dependency results or names in one message. As in the backend protocol.
+pub const ARTIFACTS_PER_TASK: usize = 4_096;
 
 /// Bytes of all dependency results of one assignment together.
 pub const DEPENDENCY_RESULT_BYTES: usize = 3 << 20;

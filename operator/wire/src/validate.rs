@@ -1,9 +1,11 @@
 //! Checks of incoming messages: what fails here is a fault of the peer and never reaches the scheduling core.
 
+use prost::Message as _;
+
 use crate::limits::{
     ARTIFACTS_PER_TASK, ATTEMPTS_PER_DEVICE, ATTEMPTS_PER_WORKER, BACKEND_DESCRIPTION_BYTES,
-    DEPENDENCY_RESULT_BYTES, DEVICES_PER_WORKER, KEY_BYTES, NAME_BYTES, OPAQUE_BYTES, SUBMISSION_BYTES,
-    TEXT_BYTES,
+    DEPENDENCY_RESULT_BYTES, DEVICES_PER_WORKER, KEY_BYTES, MESSAGE_BYTES, NAME_BYTES, OPAQUE_BYTES,
+    SUBMISSION_BYTES, TASKS_PER_SUBSCRIPTION, TEXT_BYTES,
 };
 use crate::protocol::{
     Answer, Artifact, Assign, AttemptFailed, AttemptSucceeded, Call, ChannelMessage, CoordinatorMessage,
@@ -160,8 +162,8 @@ fn identity(field: &'static str, value: u64) -> Result<(), WireError> {
     Ok(())
 }
 
-fn names(field: &'static str, values: &[String]) -> Result<(), WireError> {
-    at_most(field, "entries", values.len(), ARTIFACTS_PER_TASK)?;
+fn names(field: &'static str, values: &[String], limit: usize) -> Result<(), WireError> {
+    at_most(field, "entries", values.len(), limit)?;
     let mut seen = std::collections::BTreeSet::new();
     for value in values {
         name(field, value)?;
@@ -321,7 +323,11 @@ impl Validate for Call {
                 SUBMISSION_BYTES,
             ),
             call::Call::CompleteMarker(call) => name("complete_marker.request_id", &call.request_id),
-            call::Call::SubscribeTasks(call) => names("subscribe_tasks.request_ids", &call.request_ids),
+            call::Call::SubscribeTasks(call) => names(
+                "subscribe_tasks.request_ids",
+                &call.request_ids,
+                TASKS_PER_SUBSCRIPTION,
+            ),
             call::Call::SendChannelMessage(call) => {
                 // Empty stands for the task that the attempt runs.
                 at_most(
@@ -341,7 +347,9 @@ impl Validate for Call {
                 })?
                 .validate(),
             call::Call::ResolveArtifact(call) => name("resolve_artifact.name", &call.name),
-            call::Call::DeleteArtifacts(call) => names("delete_artifacts.names", &call.names),
+            call::Call::DeleteArtifacts(call) => {
+                names("delete_artifacts.names", &call.names, ARTIFACTS_PER_TASK)
+            }
             call::Call::AddReference(call) => {
                 name("add_reference.name", &call.name)?;
                 name("add_reference.reference", &call.reference)
@@ -358,6 +366,7 @@ impl Validate for Call {
 impl Validate for WorkerMessage {
     fn validate(&self) -> Result<(), WireError> {
         use worker_message::Message;
+        at_most("worker message", "bytes", self.encoded_len(), MESSAGE_BYTES)?;
         let message = self.message.as_ref().ok_or(WireError::EmptyMessage {
             message: "worker message",
         })?;
@@ -397,7 +406,7 @@ impl Validate for Assign {
         // Empty in the control lane.
         at_most("assign.device_id", "bytes", self.device_id.len(), NAME_BYTES)?;
         artifacts("assign.inputs", &self.inputs)?;
-        names("assign.outputs", &self.outputs)?;
+        names("assign.outputs", &self.outputs, ARTIFACTS_PER_TASK)?;
         opaque("assign.parameters", &self.parameters)?;
         opaque("assign.plan", &self.plan)?;
         at_most(
@@ -446,6 +455,7 @@ impl Validate for ChannelMessage {
 impl Validate for CoordinatorMessage {
     fn validate(&self) -> Result<(), WireError> {
         use coordinator_message::Message;
+        at_most("coordinator message", "bytes", self.encoded_len(), MESSAGE_BYTES)?;
         let message = self.message.as_ref().ok_or(WireError::EmptyMessage {
             message: "coordinator message",
         })?;
