@@ -10,8 +10,12 @@
 
 pub mod conditions;
 mod proof_job;
+mod prover_cluster;
+mod quantity;
 pub mod rules;
 mod source;
 
 pub use proof_job::*;
+pub use prover_cluster::*;
+pub use quantity::Quantity;
 pub use source::*;

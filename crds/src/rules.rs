@@ -113,3 +113,71 @@ immutable_option! {
     /// Two controllers must never take turns.
     MANAGED_BY_IS_IMMUTABLE = "managedBy", "managedBy is immutable, setting it later too: create another ProofJob with it";
 }
+
+// ---- ProverCluster ----
+
+/// A group without a backend could never prove.
+pub const GROUPS_NAME_A_BACKEND: RuleText = (
+    "self.workerGroups.all(group, self.backends.exists(backend, backend.name == group.backend))",
+    "each worker group's backend must be the name of one of backends: correct it, or add the backend",
+);
+/// Artifacts of running jobs and the log lie in the bucket.
+pub const BUCKET_IS_IMMUTABLE: RuleText = (
+    "self.bucket == oldSelf.bucket",
+    "bucket is immutable, since running jobs have their artifacts there: create another ProverCluster",
+);
+/// The same for the prefix.
+pub const PREFIX_IS_IMMUTABLE: RuleText = (
+    "has(self.prefix) == has(oldSelf.prefix) && (!has(self.prefix) || self.prefix == oldSelf.prefix)",
+    "prefix is immutable, since running jobs have their artifacts there: create another ProverCluster",
+);
+/// Two owners of one number would fight.
+pub const REPLICAS_OR_SCALING: RuleText = (
+    "!(has(self.replicas) && has(self.scaling))",
+    "replicas and scaling exclude each other: leave replicas out, or leave scaling out for a fixed number of workers",
+);
+/// A device is one or the other.
+pub const CPU_OR_GPU: RuleText = (
+    "has(self.cpu) != has(self.gpu)",
+    "name exactly one kind of device: cpu: {} or gpu: {}",
+);
+/// A claim already says what is asked for.
+pub const CLAIM_INSTEAD_OF_RESOURCE: RuleText = (
+    "!has(self.resourceClaimTemplateName) || !(has(self.resourceName) || has(self.migProfile))",
+    "resourceClaimTemplateName takes the place of resourceName and migProfile: leave them out and ask for them in the claim",
+);
+/// Bounds must have something between them.
+pub const MIN_AT_MOST_MAX: RuleText = (
+    "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+    "minReplicas must not be greater than maxReplicas",
+);
+/// The other modes read no external metric.
+pub const METRICS_SOURCE_ONLY_FOR_HPA: RuleText = (
+    "!has(self.metricsSource) || self.mode == 'HPA'",
+    "metricsSource is for mode HPA only: leave it out",
+);
+/// A selector that nobody reads, or one that is missing, is a mistake.
+pub const SELECTOR_WITH_FROM_SELECTOR: RuleText = (
+    "has(self.selector) == (has(self.from) && self.from == 'Selector')",
+    "selector and from: Selector belong together: write both, or neither",
+);
+/// As the scheduler wants it.
+pub const VALUES_FIT_OPERATOR: RuleText = (
+    "self.operator in ['Exists', 'DoesNotExist'] ? !has(self.values) || self.values.size() == 0 : (self.operator in ['Gt', 'Lt'] ? has(self.values) && self.values.size() == 1 : has(self.values) && self.values.size() > 0)",
+    "values must fit operator: one or more for In and NotIn, exactly one for Gt and Lt, none for Exists and DoesNotExist",
+);
+/// As the scheduler wants it.
+pub const TOLERATION_VALUE_FITS_OPERATOR: RuleText = (
+    "has(self.operator) && self.operator == 'Exists' ? !has(self.value) : has(self.key)",
+    "a toleration with operator Exists has no value, and one with Equal needs a key",
+);
+/// A variable has one value.
+pub const VALUE_OR_SECRET: RuleText = (
+    "has(self.value) != has(self.secretRef)",
+    "give an environment variable either value or secretRef",
+);
+/// The operator sets them.
+pub const OWN_VARIABLES_ARE_RESERVED: RuleText = (
+    "!self.name.startsWith('PROVER_')",
+    "names that begin with PROVER_ are the operator's: choose another name",
+);
