@@ -9,12 +9,14 @@
 )]
 
 pub mod conditions;
+mod crd;
 mod proof_job;
 mod prover_cluster;
 mod quantity;
 pub mod rules;
 mod source;
 
+pub use crd::{GeneratedFile, generated_files, proof_job_crd, prover_cluster_crd};
 pub use proof_job::*;
 pub use prover_cluster::*;
 pub use quantity::Quantity;

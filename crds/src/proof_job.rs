@@ -54,7 +54,7 @@ use crate::source::{Assumption, Input, Program, is_false};
         priority = 1
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::SEGMENT_PO2_NOT_FOR_SP1)]
 #[x_kube(validation = rules::ASSUMPTIONS_ONLY_FOR_RISC0)]
 #[x_kube(validation = rules::STDIN_ONLY_FOR_SP1)]
@@ -136,7 +136,7 @@ pub const MANAGED_BY_US: &str = "proving.rs/prover-operator";
 
 /// A ProverCluster.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ClusterReference {
     /// Its name.
     #[schemars(
@@ -166,7 +166,7 @@ impl Default for ClusterReference {
 #[derive(
     KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::KIND_FITS_SYSTEM)]
 pub struct ProofSpec {
     /// The proof system.

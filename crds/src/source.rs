@@ -7,7 +7,7 @@ use crate::rules;
 
 /// A key in the cluster's own store, or in any bucket.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::S3_BUCKET_SAYS_HOW_TO_SIGN_IN)]
 #[x_kube(validation = rules::S3_OWN_STORE_NEEDS_NOTHING_ELSE)]
 pub struct S3Source {
@@ -37,7 +37,7 @@ pub struct S3Source {
 
 /// A Secret of the job's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SecretReference {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -46,7 +46,7 @@ pub struct SecretReference {
 
 /// A file on a web server.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct HttpSource {
     /// Its address. Redirects and private addresses are refused unless the ProverCluster allows them.
     #[schemars(length(min = 10, max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
@@ -59,7 +59,7 @@ pub struct HttpSource {
 
 /// A key of a ConfigMap or Secret of the job's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct KeyReference {
     /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
@@ -71,7 +71,7 @@ pub struct KeyReference {
 
 /// A file on the machine that runs local mode. A cluster refuses it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct FileSource {
     /// Path, relative to the folder of the manifest.
     #[schemars(length(min = 1, max = 4096))]
@@ -101,7 +101,7 @@ macro_rules! source {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $type:ty),* $(,)? } inline: $inline:ident) => {
         $(#[$meta])*
         #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        #[serde(rename_all = "camelCase")]
         #[x_kube(validation = rules::$inline)]
         #[x_kube(validation = rules::FILE_ONLY_IN_LOCAL_MODE)]
         #[x_kube(validation = rules::PLAIN_HTTP_NEEDS_HASH)]

@@ -1,2 +1,30 @@
-//! 
-fn main() {}
+//! The binary `prover-operator`. Owns its command line; each subcommand is a crate or a module of its own.
+
+mod crds;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "prover-operator",
+    version,
+    about = "Turns a Kubernetes cluster with GPUs into a zkVM proving service"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write the CustomResourceDefinitions as YAML, or check that the files are up to date
+    Crds(crds::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Crds(arguments) => crds::run(&arguments),
+    }
+}

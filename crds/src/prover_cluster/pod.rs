@@ -15,7 +15,7 @@ use crate::source::{KeyReference, SecretReference};
 
 /// What a container asks for; memory is also what it is held to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// Cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,7 +30,7 @@ pub struct Resources {
 
 /// Overrides of a pod.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PodOverrides {
     /// Labels added to the pod's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -91,7 +91,7 @@ pub struct PodOverrides {
 
 /// What must hold for a label of a node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::VALUES_FIT_OPERATOR)]
 pub struct NodeLabelRequirement {
     /// The label.
@@ -125,7 +125,7 @@ pub enum LabelOperator {
 
 /// A taint that is tolerated.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::TOLERATION_VALUE_FITS_OPERATOR)]
 pub struct Toleration {
     /// Key of the taint; every one where absent.
@@ -166,7 +166,7 @@ pub enum TaintEffect {
 
 /// How pods spread.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TopologySpread {
     /// Label of nodes that makes a domain, such as `topology.kubernetes.io/zone`.
     #[schemars(length(min = 1, max = 317))]
@@ -191,7 +191,7 @@ pub enum WhenUnsatisfiable {
 
 /// An environment variable of the prover.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::VALUE_OR_SECRET)]
 #[x_kube(validation = rules::OWN_VARIABLES_ARE_RESERVED)]
 pub struct EnvironmentVariable {

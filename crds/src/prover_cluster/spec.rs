@@ -57,7 +57,7 @@ use crate::source::{KeyReference, SecretReference};
         priority = 1
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::GROUPS_NAME_A_BACKEND)]
 pub struct ProverClusterSpec {
     /// Where programs, segments and proofs lie.
@@ -90,7 +90,7 @@ pub struct ProverClusterSpec {
 
 /// Where artifacts lie.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ArtifactStore {
     /// A bucket of S3 or of a compatible service that offers conditional writes.
     pub s3: S3Store,
@@ -98,7 +98,7 @@ pub struct ArtifactStore {
 
 /// A bucket.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::BUCKET_IS_IMMUTABLE)]
 #[x_kube(validation = rules::PREFIX_IS_IMMUTABLE)]
 pub struct S3Store {
@@ -131,7 +131,7 @@ pub struct S3Store {
 
 /// The process that schedules this cluster's tasks.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Coordinator {
     /// Replicas; one leads, the others stand by. 2 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,7 +156,7 @@ pub struct Coordinator {
 
 /// A prover: an image with its version.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// Name that worker groups use.
     #[schemars(
@@ -191,7 +191,7 @@ pub enum ImagePullPolicy {
 
 /// Workers of one kind of machine.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::REPLICAS_OR_SCALING)]
 pub struct WorkerGroup {
     /// Name; part of the names of its Deployments.
@@ -248,7 +248,7 @@ pub struct WorkerGroup {
 
 /// What a worker proves on: processor cores or GPUs.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::CPU_OR_GPU)]
 pub struct Device {
     /// Processor cores.
@@ -261,7 +261,7 @@ pub struct Device {
 
 /// Processor cores as devices.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CpuDevice {
     /// Provers per worker, which share its cores and memory. 1 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,7 +271,7 @@ pub struct CpuDevice {
 
 /// GPUs as devices.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::CLAIM_INSTEAD_OF_RESOURCE)]
 pub struct GpuDevice {
     /// GPUs per worker. 1 where absent.
@@ -305,7 +305,7 @@ pub struct GpuDevice {
 
 /// A number of workers that follows the work that waits.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::MIN_AT_MOST_MAX)]
 #[x_kube(validation = rules::METRICS_SOURCE_ONLY_FOR_HPA)]
 pub struct Scaling {
@@ -382,7 +382,7 @@ pub enum Provider {
 
 /// A price.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Price {
     /// For one worker and hour, as a decimal number in quotes, such as `"2.49"`.
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"))]
@@ -399,7 +399,7 @@ fn us_dollar() -> String {
 
 /// A writable volume for what provers compute or fetch once.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Cache {
     /// Its size.
     pub size: Quantity,
@@ -411,7 +411,7 @@ pub struct Cache {
 
 /// Namespaces whose ProofJobs are taken.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::SELECTOR_WITH_FROM_SELECTOR)]
 pub struct AllowedNamespaces {
     /// Which.
@@ -436,7 +436,7 @@ pub enum NamespacesFrom {
 
 /// Labels that a namespace must carry.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct NamespaceSelector {
     /// All of them.
     #[schemars(schema_with = "super::pod::labels_schema")]
@@ -445,7 +445,7 @@ pub struct NamespaceSelector {
 
 /// Bounds, in all and per namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ClusterLimits {
     /// Jobs that run at once; the others wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -481,7 +481,7 @@ pub struct ClusterLimits {
 
 /// Bounds and share of a namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct NamespaceLimits {
     /// Its name, or `*`.
     #[schemars(
@@ -513,7 +513,7 @@ pub struct NamespaceLimits {
 
 /// What ProofJobs get that do not say otherwise.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct JobDefaults {
     /// `retryLimit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,73 @@
+//! Subcommand `crds`: the generated YAML of the resource types.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{fs, io};
+
+use prover_crds::{GeneratedFile, generated_files};
+
+/// What to do with the generated files.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Folder of the files
+    #[arg(long, default_value = "crds")]
+    directory: PathBuf,
+    /// Change nothing; fail if a file differs from the types
+    #[arg(long, conflicts_with = "print")]
+    check: bool,
+    /// Print all as one YAML stream instead, ready for kubectl apply -f -
+    #[arg(long)]
+    print: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let files = generated_files();
+    let outcome = if arguments.print {
+        print(&files)
+    } else if arguments.check {
+        check(&arguments.directory, &files)
+    } else {
+        write(&arguments.directory, &files)
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(files: &[GeneratedFile]) -> Result<(), String> {
+    let documents: Vec<&str> = files.iter().map(|file| file.contents.as_str()).collect();
+    match io::stdout().lock().write_all(documents.join("---\n").as_bytes()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.map_err(|error| format!("could not print the definitions: {error}")),
+    }
+}
+
+fn check(directory: &Path, files: &[GeneratedFile]) -> Result<(), String> {
+    for file in files {
+        let path = directory.join(file.name);
+        let present = fs::read_to_string(&path)
+            .map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        if present != file.contents {
+            return Err(format!(
+                "{} is not what the Rust types say: run `make crds` and commit the result",
+                path.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn write(directory: &Path, files: &[GeneratedFile]) -> Result<(), String> {
+    for file in files {
+        let path = directory.join(file.name);
+        fs::write(&path, &file.contents)
+            .map_err(|error| format!("could not write {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
