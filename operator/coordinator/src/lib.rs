@@ -1,1 +1,35 @@
-//! 
+//! The coordinator: the shell around the scheduling core of one ProverCluster.
+//!
+//! Owns the streams of workers, the admission of jobs, their sources and their views. Does not own decisions
+//! (`prover-core`), bytes (`prover-artifacts`), nor where jobs come from: local mode and the Kubernetes shell both
+//! submit to [`CoordinatorHandle`].
+
+mod actor;
+mod admission;
+mod catalogue;
+mod command;
+mod config;
+mod convert;
+mod deletes;
+mod error;
+mod handle;
+mod metrics;
+pub mod program;
+mod record;
+mod session;
+mod sources;
+mod start;
+mod view;
+
+pub use admission::{INPUT, PROGRAM, PROOF, PUBLIC_VALUES, policy};
+pub use config::{AuthenticationError, CoordinatorConfig, Secret, WorkerAuthentication, WorkerAuthenticator};
+pub use error::{AdmissionError, CoordinatorError, Retry};
+pub use handle::{CoordinatorHandle, JobHandle, SourceAccess};
+pub use program::ProgramError;
+pub use prover_core::{Binding, JobPolicy, Limits, Milliseconds, Timestamp};
+pub use sources::SourceError;
+pub use start::start;
+pub use view::{
+    ClassDepth, ClusterView, ExecutionReport, JobView, Phase, ProofReport, ProofView, QueueDepth,
+    StageProgress, TaskState, TaskView, WorkerView,
+};

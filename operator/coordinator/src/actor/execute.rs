@@ -1,0 +1,306 @@
+//! Executing what the scheduling core asks for.
+
+use prover_core::{
+    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, JobId, JobPhase, Refusal, TaskChange, TaskId,
+    TaskOutcome, WorkerId,
+};
+use prover_wire::limits::cut_text;
+use prover_wire::protocol as wire;
+use prover_wire::protocol::coordinator_message::Message as Outbound;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Actor, EPOCH};
+use crate::admission::BackendCapacity;
+use crate::catalogue::Backend;
+use crate::convert;
+use crate::deletes::Deletion;
+use crate::record::describe;
+
+impl Actor {
+    pub(super) fn execute(&mut self, action: Action) {
+        self.parts
+            .metrics
+            .actions
+            .with_label_values(&[action_label(&action)])
+            .inc();
+        match action {
+            Action::Assign(assignment) => self.assign(&assignment),
+            Action::Recall { worker, attempt } => {
+                self.send(
+                    worker,
+                    Outbound::Recall(wire::Recall {
+                        attempt_id: attempt.0,
+                    }),
+                );
+            }
+            Action::Stop {
+                worker,
+                attempt,
+                reason,
+            } => {
+                let reason = convert::stop_reason(reason).to_owned();
+                self.send(
+                    worker,
+                    Outbound::Stop(wire::StopAttempt {
+                        attempt_id: attempt.0,
+                        reason,
+                    }),
+                );
+            }
+            Action::CompletionJudged {
+                worker,
+                attempt,
+                accepted,
+            } => {
+                self.acknowledge(worker, attempt, accepted);
+            }
+            Action::Answer { worker, call, answer } => self.answer(worker, call, answer),
+            Action::TaskResult {
+                worker,
+                call,
+                task,
+                outcome,
+            } => {
+                self.task_result(worker, call, &task, outcome);
+            }
+            Action::ChannelMessage {
+                worker,
+                call,
+                offset,
+                payload,
+            } => {
+                let message = wire::ChannelMessage {
+                    call_id: convert::worker_call_id(call),
+                    offset,
+                    end_of_channel: payload.is_none(),
+                    payload: payload.map(|payload| payload.to_vec()).unwrap_or_default(),
+                };
+                self.send(worker, Outbound::ChannelMessage(message));
+            }
+            // Read where the job was submitted and the worker connected: both are answered at once.
+            Action::JobAnswered { .. } | Action::WorkerRefused { .. } => {}
+            Action::JobChanged { job, phase } => self.job_changed(job, &phase),
+            Action::TaskChanged { job, task, change } => self.task_changed(job, task, &change),
+            Action::WorkerEmpty { worker } => {
+                tracing::info!(%worker, name = %self.worker_name(worker), "a draining worker is empty");
+                let reason = "it is empty".to_owned();
+                self.send(worker, Outbound::Drain(wire::Drain { reason }));
+            }
+            Action::DeleteArtifact { job, name, binding } => {
+                tracing::debug!(%job, %name, key = %binding.key, "nothing refers to an artifact any more");
+                self.delete(Deletion::Artifact(binding.key));
+            }
+        }
+    }
+
+    fn assign(&mut self, assignment: &Assignment) {
+        let Some(message) = self.assignment_message(assignment) else {
+            // Its job was forgotten while it was on its way; the core has already taken the lease back.
+            tracing::debug!(attempt = %assignment.attempt, "an assignment lost its task");
+            return;
+        };
+        self.parts.metrics.assignments.inc();
+        self.send(assignment.worker, Outbound::Assign(message));
+    }
+
+    fn assignment_message(&self, assignment: &Assignment) -> Option<wire::Assign> {
+        let record = self.jobs.get(&assignment.job)?;
+        let task = self.state.task(assignment.task)?;
+        let worker = self.workers.get(&assignment.worker)?;
+        let root = self.state.job(assignment.job)?.root;
+        let device = assignment
+            .device
+            .and_then(|device| worker.device_ids.get(usize::from(device.0)));
+        let spec = task.spec;
+        let plan = if assignment.task == root {
+            let capacity = self.capacity(&record.backend, spec.requirements.device_class);
+            record.request.encoded_plan(capacity, assignment.replans)
+        } else {
+            Vec::new()
+        };
+        Some(wire::Assign {
+            attempt_id: assignment.attempt.0,
+            epoch: EPOCH,
+            job_id: record.request.uid.to_string(),
+            artifact_prefix: record.request.prefix.as_str().trim_end_matches('/').to_owned(),
+            task_type: spec.task_type.to_string(),
+            device_id: device.map(ToString::to_string).unwrap_or_default(),
+            prefetch: assignment.prefetch,
+            inputs: assignment
+                .inputs
+                .iter()
+                .map(|(name, binding)| convert::artifact(name, binding))
+                .collect(),
+            outputs: spec.outputs.iter().map(ToString::to_string).collect(),
+            parameters: spec.parameters.to_vec(),
+            plan,
+            dependency_results: assignment
+                .dependency_results
+                .iter()
+                .map(|result| result.to_vec())
+                .collect(),
+            host_memory_bytes: spec.requirements.host_memory_bytes,
+            vram_bytes: spec.requirements.vram_bytes,
+            alone: assignment.alone,
+            attempt_number: assignment.number,
+        })
+    }
+
+    /// What the workers of a backend have, for its planners. A worker's memory is shared by its devices.
+    fn capacity(&self, backend: &Backend, device_class: DeviceClass) -> BackendCapacity {
+        let mut capacity = BackendCapacity {
+            smallest_memory_bytes: u64::MAX,
+            smallest_vram_bytes: u64::MAX,
+            device_class,
+            slots: 0,
+        };
+        for worker in self
+            .catalogue
+            .workers(&backend.version)
+            .filter_map(|worker| self.workers.get(&worker))
+        {
+            let devices: Vec<_> = worker.spec.devices.iter().collect();
+            let share = worker.spec.host_memory_bytes / devices.len().max(1) as u64;
+            capacity.smallest_memory_bytes = capacity.smallest_memory_bytes.min(share);
+            for device in devices {
+                capacity.slots = capacity.slots.saturating_add(u32::from(device.slots));
+                capacity.smallest_vram_bytes = capacity.smallest_vram_bytes.min(device.vram_bytes);
+                capacity.device_class = device.class;
+            }
+        }
+        if capacity.slots == 0 {
+            capacity.smallest_vram_bytes = 0;
+        }
+        if capacity.smallest_memory_bytes == u64::MAX {
+            capacity.smallest_memory_bytes = 0;
+        }
+        capacity
+    }
+
+    /// The one place where a completion is acknowledged: what must be durable first is waited for here.
+    fn acknowledge(&mut self, worker: WorkerId, attempt: AttemptId, accepted: bool) {
+        let judged = if accepted { "accepted" } else { "discarded" };
+        self.parts.metrics.completions.with_label_values(&[judged]).inc();
+        self.parts.metrics.acknowledgements.inc();
+        let message = wire::CompletionAcknowledged {
+            attempt_id: attempt.0,
+            accepted,
+        };
+        self.send(worker, Outbound::Acknowledged(message));
+    }
+
+    fn answer(&mut self, worker: WorkerId, call: CallId, answer: Result<Answer, Refusal>) {
+        let mut message = wire::Answer {
+            call_id: convert::worker_call_id(call),
+            ..wire::Answer::default()
+        };
+        match answer {
+            Ok(Answer::Done) => {}
+            Ok(Answer::Tasks(tasks)) => {
+                message.task_ids = tasks.iter().map(|(task, _)| task.0).collect();
+                message.already_succeeded = tasks.iter().map(|(_, succeeded)| *succeeded).collect();
+            }
+            // The name is the caller's own: it asked with it.
+            Ok(Answer::Artifact(binding)) => message.artifact = Some(convert::artifact("artifact", &binding)),
+            Ok(Answer::Dropped(dropped)) => message.dropped = dropped,
+            Err(refusal) => {
+                let kind = convert::refusal_kind(&refusal);
+                self.parts
+                    .metrics
+                    .calls_refused
+                    .with_label_values(&[kind.as_str_name()])
+                    .inc();
+                tracing::debug!(%worker, %call, %refusal, "a call is refused");
+                message.error = cut_text(&refusal.to_string());
+                message.error_kind = kind.into();
+            }
+        }
+        self.send(worker, Outbound::Answer(message));
+    }
+
+    fn task_result(&mut self, worker: WorkerId, call: CallId, task: &str, outcome: TaskOutcome) {
+        let mut message = wire::TaskResult {
+            call_id: convert::worker_call_id(call),
+            request_id: task.to_owned(),
+            ..wire::TaskResult::default()
+        };
+        match outcome {
+            TaskOutcome::Succeeded(result) => {
+                message.succeeded = true;
+                message.result = result.to_vec();
+            }
+            TaskOutcome::Failed(failure) => message.failure = cut_text(&failure),
+        }
+        self.send(worker, Outbound::TaskResult(message));
+    }
+
+    fn job_changed(&mut self, job: JobId, phase: &JobPhase) {
+        let words = describe(phase);
+        let Some(record) = self.jobs.get_mut(&job) else {
+            return;
+        };
+        let before = std::mem::replace(&mut record.phase, words.phase);
+        tracing::info!(
+            %job, uid = %record.request.uid, phase = words.phase.as_str(), reason = %words.reason,
+            message = %words.message, "a job changed"
+        );
+        if words.phase.is_terminal() && !before.is_terminal() {
+            self.parts
+                .metrics
+                .jobs_finished
+                .with_label_values(&[words.phase.as_str()])
+                .inc();
+        }
+        self.publish(job);
+    }
+
+    fn task_changed(&mut self, job: JobId, task: TaskId, change: &TaskChange) {
+        let worker = match change {
+            TaskChange::Assigned { worker, .. } => Some(self.worker_name(*worker)),
+            _ => None,
+        };
+        if let Some(record) = self.jobs.get_mut(&job) {
+            match worker {
+                Some(worker) => record.task_assigned(task, worker),
+                None => record.task_changed(task),
+            }
+            self.mark_changed(job);
+        }
+    }
+
+    pub(super) fn delete(&self, deletion: Deletion) {
+        match self.parts.deletions.try_send(deletion) {
+            Ok(()) => {}
+            Err(TrySendError::Full(deletion)) => {
+                self.parts
+                    .metrics
+                    .deletes
+                    .with_label_values(&["queue_full"])
+                    .inc();
+                tracing::warn!(
+                    ?deletion,
+                    "too many deletions wait: this one is left to the sweep of the job"
+                );
+            }
+            Err(TrySendError::Closed(_)) => self.parts.metrics.deletes.with_label_values(&["stopped"]).inc(),
+        }
+    }
+}
+
+fn action_label(action: &Action) -> &'static str {
+    match action {
+        Action::Assign(_) => "assign",
+        Action::Recall { .. } => "recall",
+        Action::Stop { .. } => "stop",
+        Action::CompletionJudged { .. } => "completion_judged",
+        Action::Answer { .. } => "answer",
+        Action::TaskResult { .. } => "task_result",
+        Action::ChannelMessage { .. } => "channel_message",
+        Action::JobAnswered { .. } => "job_answered",
+        Action::JobChanged { .. } => "job_changed",
+        Action::TaskChanged { .. } => "task_changed",
+        Action::WorkerEmpty { .. } => "worker_empty",
+        Action::WorkerRefused { .. } => "worker_refused",
+        Action::DeleteArtifact { .. } => "delete_artifact",
+    }
+}

@@ -1,0 +1,323 @@
+//! Jobs from their submission to their being forgotten, those that wait for a backend among them.
+
+use std::sync::Arc;
+
+use prover_core::{Action, Event, JobId, JobPolicy, Refusal, Timestamp};
+use tokio::sync::{oneshot, watch};
+
+use super::Actor;
+use crate::admission::JobRequest;
+use crate::catalogue::{Backend, Choice};
+use crate::command::Submitted;
+use crate::config::VIEW_INTERVAL;
+use crate::deletes::Deletion;
+use crate::error::AdmissionError;
+use crate::record::{JobRecord, early_view};
+use crate::view::{JobView, Phase};
+
+/// As the core names the wait of a job whose backend is pinned already.
+const NO_WORKER_OF_BACKEND: &str = "NoWorkerOfBackend";
+/// As the core names it.
+const DEADLINE_PASSED: &str = "DeadlinePassed";
+
+/// A job whose proof system no worker offers yet, so that it has no backend and the core can't hold it.
+#[derive(Debug)]
+pub(super) struct WaitingJob {
+    request: JobRequest,
+    submitted_at: Timestamp,
+    sender: watch::Sender<Arc<JobView>>,
+}
+
+impl Actor {
+    pub(super) fn submit(&mut self, request: JobRequest, reply: oneshot::Sender<Submitted>) {
+        let answer = self.try_submit(request);
+        match &answer {
+            Ok(_) => self.parts.metrics.jobs_admitted.inc(),
+            Err(error) => self
+                .parts
+                .metrics
+                .jobs_refused
+                .with_label_values(&[error.category()])
+                .inc(),
+        }
+        // A submitter that has gone away finds its job by its uid.
+        let _ = reply.send(answer);
+    }
+
+    fn try_submit(&mut self, request: JobRequest) -> Submitted {
+        if let Some(record) = self
+            .state
+            .job_by_uid(&request.uid)
+            .and_then(|job| self.jobs.get(&job))
+        {
+            return Ok(record.subscribe());
+        }
+        if let Some(waiting) = self.waiting.get(&request.uid) {
+            return Ok(waiting.sender.subscribe());
+        }
+        let limit = self.parts.limits.jobs;
+        if self.jobs.len() + self.waiting.len() >= limit {
+            self.delete_all(&request);
+            return Err(AdmissionError::TooManyJobs { limit });
+        }
+        let now = self.now();
+        let (sender, receiver) =
+            watch::channel(Arc::new(early_view(&request, now, Phase::Queued, "Admitted", "")));
+        match self.catalogue.choose(request.system, request.kind) {
+            Choice::Backend(backend) => self.admit(request, &backend, sender)?,
+            Choice::KindNotOffered(backend) => {
+                self.delete_all(&request);
+                return Err(kind_not_offered(&request, &backend));
+            }
+            Choice::NobodyYet => self.wait_for_backend(request, now, sender),
+        }
+        Ok(receiver)
+    }
+
+    /// Gives a job to the core, pinned to a backend.
+    fn admit(
+        &mut self,
+        request: JobRequest,
+        backend: &Arc<Backend>,
+        sender: watch::Sender<Arc<JobView>>,
+    ) -> Result<(), AdmissionError> {
+        let Some(offer) = backend.offer(request.system, request.kind) else {
+            return Err(kind_not_offered(&request, backend));
+        };
+        let spec = Box::new(request.job_spec(backend, offer));
+        let actions = self.core_actions(Event::JobSubmitted(spec));
+        let job = match answer_of(&actions) {
+            Ok(job) => job,
+            Err(refusal) => {
+                self.execute_all(actions);
+                self.delete_all(&request);
+                return Err(AdmissionError::Refused {
+                    job: request.name.to_string(),
+                    refusal,
+                });
+            }
+        };
+        let cancelled = request.cancelled;
+        tracing::info!(
+            %job, uid = %request.uid, name = %request.name, system = request.system, kind = request.kind,
+            backend = %backend.version.name, version = %backend.version.version, "a job is admitted"
+        );
+        self.jobs
+            .insert(job, JobRecord::new(job, request, Arc::clone(backend), sender));
+        self.execute_all(actions);
+        if cancelled {
+            self.apply(Event::JobCancelled { job });
+        }
+        self.publish(job);
+        Ok(())
+    }
+
+    fn wait_for_backend(&mut self, request: JobRequest, now: Timestamp, sender: watch::Sender<Arc<JobView>>) {
+        let message = format!(
+            "no connected worker has a backend for {} proofs yet",
+            request.system
+        );
+        tracing::info!(uid = %request.uid, name = %request.name, system = request.system, "a job waits for a backend");
+        let view = early_view(&request, now, Phase::Queued, NO_WORKER_OF_BACKEND, &message);
+        sender.send_replace(Arc::new(view));
+        let uid = request.uid.clone();
+        let cancelled = request.cancelled;
+        if let Some(deadline) = request.policy.deadline {
+            self.waiting_deadlines.insert((deadline, uid.clone()));
+        }
+        self.waiting.insert(
+            uid.clone(),
+            WaitingJob {
+                request,
+                submitted_at: now,
+                sender,
+            },
+        );
+        if cancelled {
+            self.cancel(&uid);
+        }
+        self.show_waiting();
+    }
+
+    /// A worker came: some of the waiting jobs may have their backend now.
+    pub(super) fn admit_waiting(&mut self) {
+        let decided: Vec<_> = self
+            .waiting
+            .iter()
+            .map(|(uid, waiting)| {
+                (
+                    uid.clone(),
+                    self.catalogue
+                        .choose(waiting.request.system, waiting.request.kind),
+                )
+            })
+            .filter(|(_, choice)| *choice != Choice::NobodyYet)
+            .collect();
+        for (uid, choice) in decided {
+            let Some(waiting) = self.remove_waiting(&uid) else {
+                continue;
+            };
+            let error = match choice {
+                Choice::Backend(backend) => {
+                    let (request, sender) = (waiting.request.clone(), waiting.sender.clone());
+                    self.admit(request, &backend, sender).err()
+                }
+                Choice::KindNotOffered(backend) => Some(kind_not_offered(&waiting.request, &backend)),
+                Choice::NobodyYet => None,
+            };
+            if let Some(error) = error {
+                self.parts
+                    .metrics
+                    .jobs_refused
+                    .with_label_values(&[error.category()])
+                    .inc();
+                let (reason, message) = (error.reason(), error.to_string());
+                self.end_waiting(&waiting, Phase::Failed, reason, &message, error.bad_input());
+            }
+        }
+    }
+
+    pub(super) fn expire_waiting_jobs(&mut self, now: Timestamp) {
+        while let Some((deadline, uid)) = self.waiting_deadlines.first().cloned() {
+            if deadline > now {
+                return;
+            }
+            self.waiting_deadlines.remove(&(deadline, uid.clone()));
+            if let Some(waiting) = self.remove_waiting(&uid) {
+                let message = "the deadline passed before a worker offered the job's proof system";
+                self.end_waiting(&waiting, Phase::Failed, DEADLINE_PASSED, message, false);
+            }
+        }
+    }
+
+    fn remove_waiting(&mut self, uid: &Arc<str>) -> Option<WaitingJob> {
+        let waiting = self.waiting.remove(uid)?;
+        if let Some(deadline) = waiting.request.policy.deadline {
+            self.waiting_deadlines.remove(&(deadline, uid.clone()));
+        }
+        self.show_waiting();
+        Some(waiting)
+    }
+
+    fn end_waiting(
+        &mut self,
+        waiting: &WaitingJob,
+        phase: Phase,
+        reason: &str,
+        message: &str,
+        bad_input: bool,
+    ) {
+        tracing::info!(uid = %waiting.request.uid, phase = phase.as_str(), reason, message, "a waiting job ended");
+        let mut view = early_view(&waiting.request, waiting.submitted_at, phase, reason, message);
+        view.bad_input = bad_input;
+        view.finished_at = Some(self.now());
+        waiting.sender.send_replace(Arc::new(view));
+        self.parts
+            .metrics
+            .jobs_finished
+            .with_label_values(&[phase.as_str()])
+            .inc();
+        self.delete_all(&waiting.request);
+    }
+
+    fn show_waiting(&self) {
+        self.parts
+            .metrics
+            .waiting_for_backend
+            .set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn cancel(&mut self, uid: &Arc<str>) {
+        if let Some(waiting) = self.remove_waiting(uid) {
+            self.end_waiting(
+                &waiting,
+                Phase::Cancelled,
+                "Cancelled",
+                "the job was cancelled",
+                false,
+            );
+        } else if let Some(job) = self.state.job_by_uid(uid) {
+            self.apply(Event::JobCancelled { job });
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, uid: &Arc<str>, policy: JobPolicy) {
+        if let Some(waiting) = self.waiting.get_mut(uid) {
+            let before = std::mem::replace(&mut waiting.request.policy, policy);
+            if let Some(deadline) = before.deadline {
+                self.waiting_deadlines.remove(&(deadline, uid.clone()));
+            }
+            if let Some(deadline) = policy.deadline {
+                self.waiting_deadlines.insert((deadline, uid.clone()));
+            }
+        } else if let Some(job) = self.state.job_by_uid(uid) {
+            self.apply(Event::JobPolicyChanged { job, policy });
+        }
+    }
+
+    pub(super) fn forget(&mut self, uid: &Arc<str>) {
+        let Some(job) = self.state.job_by_uid(uid) else {
+            return;
+        };
+        let terminal = self
+            .jobs
+            .get(&job)
+            .is_some_and(|record| record.phase.is_terminal());
+        if !terminal {
+            tracing::warn!(%job, %uid, "a job that is not finished can't be forgotten");
+            return;
+        }
+        self.apply(Event::JobForgotten { job });
+        if let Some(record) = self.jobs.remove(&job)
+            && let Some(due) = record.view_due
+        {
+            self.due_views.remove(&(due, job));
+        }
+    }
+
+    /// The job's next view is made when it is due.
+    pub(super) fn mark_changed(&mut self, job: JobId) {
+        if let Some(record) = self.jobs.get_mut(&job)
+            && record.view_due.is_none()
+        {
+            let due = record.next_view(VIEW_INTERVAL);
+            record.view_due = Some(due);
+            self.due_views.insert((due, job));
+        }
+    }
+
+    /// Makes a view of the job now.
+    pub(super) fn publish(&mut self, job: JobId) {
+        let now = self.now();
+        if let Some(record) = self.jobs.get_mut(&job) {
+            if let Some(due) = record.view_due.take() {
+                self.due_views.remove(&(due, job));
+            }
+            record.publish(&self.state, now);
+        }
+    }
+
+    /// A job that was refused leaves nothing in the store.
+    fn delete_all(&self, request: &JobRequest) {
+        self.delete(Deletion::Job(request.prefix.clone()));
+    }
+}
+
+fn kind_not_offered(request: &JobRequest, backend: &Backend) -> AdmissionError {
+    AdmissionError::KindNotOffered {
+        backend: backend.version.name.to_string(),
+        version: backend.version.version.to_string(),
+        system: request.system.to_owned(),
+        kind: request.kind.to_owned(),
+        offered: backend.kinds(request.system),
+    }
+}
+
+/// The core answers a submission at once.
+fn answer_of(actions: &[Action]) -> Result<JobId, Refusal> {
+    let answer = actions.iter().find_map(|action| match action {
+        Action::JobAnswered { answer, .. } => Some(answer.clone()),
+        _ => None,
+    });
+    answer.unwrap_or(Err(Refusal::JobOver))
+}

@@ -1,0 +1,75 @@
+//! Making views when they are due.
+
+use std::sync::Arc;
+
+use prover_core::{DeviceClass, Milliseconds};
+
+use super::Actor;
+use crate::record::duration;
+use crate::view::{ClusterView, Phase, QueueDepth, WorkerView};
+
+/// Shortest time between two views of workers and queue.
+pub(super) const CLUSTER_INTERVAL: Milliseconds = Milliseconds(200);
+
+impl Actor {
+    pub(super) fn show_due(&mut self) {
+        let now = self.now();
+        while let Some((due, job)) = self.due_views.first().copied() {
+            if due > now {
+                break;
+            }
+            self.publish(job);
+            // A job without a record has no view to make.
+            self.due_views.remove(&(due, job));
+        }
+        if self.cluster_changed && self.cluster_published + CLUSTER_INTERVAL <= now {
+            self.cluster_changed = false;
+            self.cluster_published = now;
+            let view = self.cluster_view();
+            self.parts.metrics.show(&view);
+            self.parts.cluster.send_replace(Arc::new(view));
+        }
+    }
+
+    fn cluster_view(&self) -> ClusterView {
+        let mut workers: Vec<_> = self
+            .workers
+            .values()
+            .map(|worker| WorkerView {
+                worker_id: worker.spec.name.clone(),
+                group: worker.spec.group.clone(),
+                connected: worker.session.is_some(),
+                draining: worker.draining,
+                backend: worker.backend.version.clone(),
+                devices: worker.spec.devices.len(),
+                attempts: worker.attempts,
+                host_memory_bytes: worker.spec.host_memory_bytes,
+                host_memory_used_bytes: worker.host_memory_used_bytes,
+                process_id: worker.process_id,
+            })
+            .collect();
+        workers.sort_by(|one, other| one.worker_id.cmp(&other.worker_id));
+        ClusterView {
+            workers,
+            queue_depth: self.queue_depth(),
+        }
+    }
+
+    fn queue_depth(&self) -> QueueDepth {
+        let mut depth = QueueDepth::default();
+        for told in self.state.queue_depth() {
+            let class = match told.device_class {
+                DeviceClass::Cpu => &mut depth.cpu,
+                DeviceClass::Gpu => &mut depth.gpu,
+            };
+            class.waiting_tasks += told.waiting;
+            class.running_tasks += told.running;
+            class.waiting_device_seconds += duration(told.waiting_device_time).as_secs_f64();
+            class.running_device_seconds += duration(told.running_device_time).as_secs_f64();
+        }
+        let phases = |phase| self.jobs.values().filter(|record| record.phase == phase).count() as u64;
+        depth.queued_jobs = phases(Phase::Queued) + self.waiting.len() as u64;
+        depth.running_jobs = phases(Phase::Running);
+        depth
+    }
+}

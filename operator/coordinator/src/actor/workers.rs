@@ -1,0 +1,486 @@
+//! Workers and their streams: hello, replacement, loss, and what they report.
+
+use std::sync::Arc;
+
+use prover_core::{Action, AttemptId, Event, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec};
+use prover_wire::protocol as wire;
+use prover_wire::protocol::coordinator_message::Message as Outbound;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use super::{Actor, EPOCH};
+use crate::catalogue::Backend;
+use crate::command::Connected;
+use crate::convert::{Completion, Hello, Report};
+use crate::session::{SessionHandle, envelope};
+use crate::view::ExecutionReport;
+
+/// How long a worker without a stream is known beyond its lease: a name for logs and a place for a late return.
+const LOST_WORKER_MEMORY: Milliseconds = Milliseconds(60_000);
+
+/// Reason of a job whose concluding task proved nothing that can be shown.
+const INVALID_CONCLUSION: &str = "InvalidConclusion";
+
+/// A worker that is not gone.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) spec: WorkerSpec,
+    pub(super) device_ids: Vec<Arc<str>>,
+    pub(super) backend: Arc<Backend>,
+    /// Its current stream.
+    pub(super) session: Option<SessionHandle>,
+    /// When it is forgotten, while it has no stream.
+    forget_at: Option<Timestamp>,
+    pub(super) draining: bool,
+    pub(super) attempts: usize,
+    pub(super) host_memory_used_bytes: u64,
+    pub(super) process_id: u64,
+}
+
+impl Actor {
+    /// Reports of an older stream of the same worker are of no interest: the newer one said what it holds.
+    pub(super) fn is_current(&self, worker: WorkerId, session: u64) -> bool {
+        let current = self
+            .workers
+            .get(&worker)
+            .and_then(|worker| worker.session.as_ref());
+        current.is_some_and(|current| current.id == session)
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        hello: Hello,
+        session: SessionHandle,
+        reply: oneshot::Sender<Result<Connected, Status>>,
+    ) {
+        let answer = self.try_connect(hello, session);
+        let connected = answer.is_ok();
+        // The reader waits for the answer even when its stream has ended.
+        let _ = reply.send(answer);
+        if connected {
+            self.admit_waiting();
+        }
+    }
+
+    fn try_connect(&mut self, hello: Hello, session: SessionHandle) -> Result<Connected, Status> {
+        if hello.highest_epoch > EPOCH {
+            let told = format!(
+                "this coordinator has epoch {EPOCH}, but the worker has seen epoch {}: a newer coordinator leads",
+                hello.highest_epoch
+            );
+            return Err(Status::failed_precondition(told));
+        }
+        let worker = match self.worker_ids.get(&hello.spec.name) {
+            Some(worker) => *worker,
+            None => {
+                let worker = WorkerId(self.next_worker);
+                self.next_worker += 1;
+                worker
+            }
+        };
+        let held: Vec<AttemptId> = hello.held.iter().map(|held| held.attempt).collect();
+        let spec = Box::new(hello.spec.clone());
+        let actions = self.core_actions(Event::WorkerConnected {
+            worker,
+            spec,
+            held: hello.held.clone(),
+        });
+        if let Some(refusal) = refusal_of(&actions, worker) {
+            self.execute_all(actions);
+            return Err(Status::resource_exhausted(refusal));
+        }
+        let backend = self.introduce(worker, hello, session);
+        let (stopped, actions) = split_stops(actions, worker, &held);
+        self.send(
+            worker,
+            Outbound::Welcome(wire::Welcome {
+                epoch: EPOCH,
+                heartbeat_interval_ms: u64::try_from(self.parts.heartbeat_interval.as_millis())
+                    .unwrap_or(u64::MAX),
+                stop: stopped,
+            }),
+        );
+        self.execute_all(actions);
+        Ok(Connected { worker, backend })
+    }
+
+    fn introduce(&mut self, worker: WorkerId, hello: Hello, session: SessionHandle) -> Arc<Backend> {
+        if let Some(previous) = self.workers.remove(&worker) {
+            if let Some(older) = previous.session {
+                older.closer.close(Status::aborted(
+                    "another stream of this worker took the place of this one",
+                ));
+            }
+            if let Some(forget_at) = previous.forget_at {
+                self.lost_workers.remove(&(forget_at, worker));
+            }
+            if previous.spec.backend != hello.spec.backend {
+                self.catalogue.remove(worker);
+            }
+        }
+        let backend = self.catalogue.add(worker, &hello.backend);
+        tracing::info!(
+            %worker, name = %hello.spec.name, group = %hello.spec.group, devices = hello.spec.devices.len(),
+            backend = %backend.version.name, version = %backend.version.version, held = hello.held.len(),
+            "a worker connected"
+        );
+        self.worker_ids.insert(hello.spec.name.clone(), worker);
+        let record = Worker {
+            spec: hello.spec,
+            device_ids: hello.device_ids,
+            backend: Arc::clone(&backend),
+            session: Some(session),
+            forget_at: None,
+            draining: false,
+            attempts: hello.held.len(),
+            host_memory_used_bytes: 0,
+            process_id: hello.process_id,
+        };
+        self.workers.insert(worker, record);
+        backend
+    }
+
+    pub(super) fn disconnected(&mut self, worker: WorkerId, session: u64) {
+        if self.is_current(worker, session) {
+            tracing::info!(%worker, name = %self.worker_name(worker), "a worker's stream ended");
+            self.lose_stream(worker);
+            self.apply(Event::WorkerDisconnected { worker });
+        }
+    }
+
+    /// Takes the stream away and remembers when to forget the worker.
+    fn lose_stream(&mut self, worker: WorkerId) -> Option<SessionHandle> {
+        let limits = &self.parts.limits;
+        let grace = Milliseconds(limits.lease.0.max(limits.reconnect_grace.0) + LOST_WORKER_MEMORY.0);
+        let forget_at = self.now() + grace;
+        let record = self.workers.get_mut(&worker)?;
+        let session = record.session.take()?;
+        record.forget_at = Some(forget_at);
+        self.lost_workers.insert((forget_at, worker));
+        Some(session)
+    }
+
+    pub(super) fn worker_gone(&mut self, name: &str) {
+        if let Some(worker) = self.worker_ids.get(name).copied() {
+            tracing::info!(%worker, name, "a worker is gone");
+            self.remove_worker(worker);
+        }
+    }
+
+    fn remove_worker(&mut self, worker: WorkerId) {
+        if let Some(record) = self.workers.remove(&worker) {
+            if let Some(session) = record.session {
+                session
+                    .closer
+                    .close(Status::aborted("this worker was reported gone"));
+            }
+            if let Some(forget_at) = record.forget_at {
+                self.lost_workers.remove(&(forget_at, worker));
+            }
+            self.worker_ids.remove(&record.spec.name);
+        }
+        self.catalogue.remove(worker);
+        self.apply(Event::WorkerGone { worker });
+    }
+
+    pub(super) fn forget_lost_workers(&mut self, now: Timestamp) {
+        while let Some((due, worker)) = self.lost_workers.first().copied() {
+            if due > now {
+                return;
+            }
+            self.remove_worker(worker);
+            self.lost_workers.remove(&(due, worker));
+        }
+    }
+
+    pub(super) fn worker_name(&self, worker: WorkerId) -> Arc<str> {
+        match self.workers.get(&worker) {
+            Some(record) => record.spec.name.clone(),
+            None => format!("worker {worker}").into(),
+        }
+    }
+
+    /// Puts a message into the queue of a worker's stream. A worker that does not empty its queue is disconnected:
+    /// it will reconnect and say what it holds, and the others do not wait for it.
+    pub(super) fn send(&mut self, worker: WorkerId, message: Outbound) {
+        let session = self
+            .workers
+            .get(&worker)
+            .and_then(|worker| worker.session.as_ref());
+        let Some(session) = session else {
+            self.parts.metrics.undelivered.inc();
+            return;
+        };
+        match session.outbound.try_send(envelope(message)) {
+            Ok(()) => {}
+            // The stream has ended; its reader will say so.
+            Err(TrySendError::Closed(_)) => self.parts.metrics.undelivered.inc(),
+            Err(TrySendError::Full(_)) => {
+                let name = self.worker_name(worker);
+                tracing::warn!(%worker, %name, "a worker does not read its messages and is disconnected");
+                self.parts.metrics.slow_workers.inc();
+                if let Some(session) = self.lose_stream(worker) {
+                    session.closer.close(Status::resource_exhausted(
+                        "the worker does not read its messages fast enough: its queue is full",
+                    ));
+                }
+                self.following.push_back(Event::WorkerDisconnected { worker });
+            }
+        }
+    }
+
+    pub(super) fn close_all(&mut self) {
+        for worker in self.workers.values_mut() {
+            if let Some(session) = worker.session.take() {
+                session
+                    .closer
+                    .close(Status::unavailable("the coordinator is shutting down"));
+            }
+        }
+    }
+
+    pub(super) fn report(&mut self, worker: WorkerId, report: Report) {
+        match report {
+            Report::Heartbeat {
+                sequence,
+                attempts,
+                host_memory_used_bytes,
+            } => {
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.attempts = attempts.len();
+                    record.host_memory_used_bytes = host_memory_used_bytes;
+                }
+                self.apply(Event::WorkerHeartbeat { worker, attempts });
+                self.send(worker, Outbound::Heartbeat(wire::HeartbeatAnswer { sequence }));
+            }
+            Report::Progress { attempt, execution } => self.executed(attempt, execution),
+            Report::Succeeded(completion) => self.succeeded(*completion),
+            Report::Failed {
+                attempt,
+                execution,
+                event,
+            } => {
+                self.executed(attempt, execution);
+                self.failed(attempt, event);
+            }
+            Report::DeviceChanged {
+                device,
+                usable,
+                reason,
+            } => {
+                let name = self.worker_name(worker);
+                tracing::warn!(%worker, %name, %device, usable, reason, "a device changed");
+                self.apply(Event::DeviceChanged {
+                    worker,
+                    device,
+                    usable,
+                });
+            }
+            Report::Draining { reason } => {
+                tracing::info!(%worker, name = %self.worker_name(worker), reason, "a worker drains");
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.draining = true;
+                }
+                self.apply(Event::WorkerDraining { worker });
+            }
+            Report::Event(event) => self.apply(event),
+        }
+    }
+
+    /// What executing the program told, as far as it is known.
+    fn executed(&mut self, attempt: AttemptId, execution: Option<ExecutionReport>) {
+        let (Some(execution), Some(told)) = (execution, self.state.attempt(attempt)) else {
+            return;
+        };
+        if let Some(record) = self.jobs.get_mut(&told.job) {
+            record.execution = Some(execution);
+            self.mark_changed(told.job);
+        }
+    }
+
+    fn failed(&mut self, attempt: AttemptId, event: Event) {
+        if let Event::AttemptFailed {
+            class,
+            usage,
+            reason,
+            message,
+            ..
+        } = &event
+        {
+            self.parts
+                .metrics
+                .attempts_failed
+                .with_label_values(&[class_label(*class)])
+                .inc();
+            self.parts
+                .metrics
+                .device_seconds
+                .inc_by(usage.device_time.0 as f64 / 1_000.0);
+            tracing::info!(%attempt, ?class, %reason, %message, "an attempt failed");
+        }
+        let job = self.state.attempt(attempt).map(|told| told.job);
+        if let Some(record) = job.and_then(|job| self.jobs.get_mut(&job)) {
+            record.failed_attempts += 1;
+        }
+        self.apply(event);
+    }
+
+    fn succeeded(&mut self, completion: Completion) {
+        let Completion {
+            attempt,
+            outputs,
+            result,
+            execution,
+            proof,
+            usage,
+        } = completion;
+        self.parts
+            .metrics
+            .device_seconds
+            .inc_by(usage.device_time.0 as f64 / 1_000.0);
+        self.executed(attempt, execution);
+        if let Some(told) = self.state.attempt(attempt)
+            && self.concludes(&told)
+        {
+            let bound = |name: &str| {
+                outputs.iter().any(|(output, _)| **output == *name)
+                    || self.state.artifact(told.job, &name.into()).is_some()
+            };
+            match self.check_conclusion(&told, proof.as_ref(), bound) {
+                Ok(()) => {
+                    if let Some(record) = self.jobs.get_mut(&told.job) {
+                        record.proof = proof;
+                    }
+                }
+                Err(message) => {
+                    let message = message.into();
+                    self.apply(Event::JobAborted {
+                        job: told.job,
+                        reason: INVALID_CONCLUSION,
+                        message,
+                    });
+                }
+            }
+        }
+        self.apply(Event::AttemptSucceeded {
+            attempt,
+            outputs,
+            result,
+            usage,
+        });
+    }
+
+    /// Whether the success of this attempt would make its job succeed.
+    fn concludes(&self, told: &prover_core::AttemptView) -> bool {
+        let Some(job) = self.state.job(told.job) else {
+            return false;
+        };
+        if !matches!(
+            job.phase,
+            JobPhase::Running | JobPhase::Queued(_) | JobPhase::Suspended
+        ) {
+            return false;
+        }
+        let executes_only = self
+            .jobs
+            .get(&told.job)
+            .is_some_and(|record| record.request.execute_only);
+        let concludes = self
+            .state
+            .task(told.task)
+            .is_some_and(|task| task.spec.concludes_job);
+        concludes || (executes_only && job.root == told.task)
+    }
+
+    /// The last gate before a job counts as proved: a task of a verifying type says so, and what it verified is
+    /// an artifact of the job. Backends are programs of others, so nothing of this is taken on trust elsewhere.
+    fn check_conclusion(
+        &self,
+        told: &prover_core::AttemptView,
+        proof: Option<&prover_backend::protocol::ProofReport>,
+        bound: impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        let Some(record) = self.jobs.get(&told.job) else {
+            return Ok(());
+        };
+        if record.request.execute_only {
+            return match record.execution {
+                Some(_) => Ok(()),
+                None => Err("the program was executed, but its backend reported nothing of it".to_owned()),
+            };
+        }
+        let task_type = self
+            .state
+            .task(told.task)
+            .map(|task| task.spec.task_type.clone())
+            .unwrap_or_default();
+        let verifies = record
+            .backend
+            .task_types
+            .get(&task_type)
+            .is_some_and(|task_type| task_type.verifies);
+        if !verifies {
+            return Err(format!(
+                "the job was concluded by a task of type {task_type:?}, which verifies nothing"
+            ));
+        }
+        if record.backend.emulated {
+            return Ok(());
+        }
+        let Some(proof) = proof else {
+            return Err(format!(
+                "the task of type {task_type:?} that concluded the job reported no verified proof"
+            ));
+        };
+        if !bound(&proof.proof) {
+            return Err(format!(
+                "the proof was reported as artifact {:?}, which does not exist",
+                proof.proof
+            ));
+        }
+        if !proof.public_values.is_empty() && !bound(&proof.public_values) {
+            let name = &proof.public_values;
+            return Err(format!(
+                "the public values were reported as artifact {name:?}, which does not exist"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn refusal_of(actions: &[Action], refused: WorkerId) -> Option<String> {
+    actions.iter().find_map(|action| match action {
+        Action::WorkerRefused { worker, refusal } if *worker == refused => Some(refusal.to_string()),
+        _ => None,
+    })
+}
+
+/// Stops of held attempts travel in the welcome, so that the worker never takes them for its own.
+fn split_stops(actions: Vec<Action>, to: WorkerId, held: &[AttemptId]) -> (Vec<u64>, Vec<Action>) {
+    let mut stopped = Vec::new();
+    let others = actions.into_iter().filter(|action| match action {
+        Action::Stop { worker, attempt, .. } if *worker == to && held.contains(attempt) => {
+            stopped.push(attempt.0);
+            false
+        }
+        _ => true,
+    });
+    let others = others.collect();
+    (stopped, others)
+}
+
+fn class_label(class: prover_core::FailureClass) -> &'static str {
+    use prover_core::FailureClass;
+    match class {
+        FailureClass::Retryable => "retryable",
+        FailureClass::OutOfMemory => "out_of_memory",
+        FailureClass::Fatal => "fatal",
+        FailureClass::InvalidInput => "invalid_input",
+        FailureClass::Artifact => "artifact",
+        FailureClass::ChildCrashed => "child_crashed",
+        FailureClass::ChildHung => "child_hung",
+        FailureClass::ChildOutOfMemory => "child_out_of_memory",
+        FailureClass::WorkerLost => "worker_lost",
+    }
+}

@@ -1,0 +1,398 @@
+//! From a ProofJob to what the scheduling core takes: checks, sources, the spec of the job and of its root task.
+//!
+//! Owns everything that can be told about a job before a worker sees it. Does not own the choice of a backend.
+
+use std::sync::Arc;
+
+use prost::Message;
+use prover_artifacts::{ArtifactStore, Prefix};
+use prover_backend::protocol;
+use prover_core::{
+    ArtifactName, Binding, DeviceClass, JobPolicy, JobSpec, Lane, Milliseconds, Requirements, TaskSpec,
+    Timestamp,
+};
+use prover_crds::{InputFormat, MANAGED_BY_US, ProofJob, ProofJobSpec, ProofKind};
+
+use crate::catalogue::{Backend, Offer};
+use crate::error::AdmissionError;
+use crate::handle::SourceAccess;
+use crate::program;
+use crate::sources::{self, Found, Reading, Source, SourceError};
+
+/// Artifact name of the proof.
+pub const PROOF: &str = "proof";
+/// Artifact name of what the program made public.
+pub const PUBLIC_VALUES: &str = "public-values";
+/// Artifact name of the program.
+pub const PROGRAM: &str = "program";
+/// Artifact name of the input.
+pub const INPUT: &str = "input";
+/// Request id of the root task: no backend can choose it, since names begin with a letter or digit.
+pub(crate) const ROOT_REQUEST: &str = "@root";
+/// Failures that a job survives where its manifest does not say.
+const DEFAULT_RETRY_LIMIT: u32 = 3;
+/// Longest uid, which is a part of artifact keys.
+const UID_BYTES: usize = 128;
+
+/// What admission is bounded by.
+#[derive(Clone, Debug)]
+pub(crate) struct AdmissionLimits {
+    pub(crate) program_bytes: u64,
+    pub(crate) input_bytes: u64,
+    /// Of all keys, without slashes at its ends.
+    pub(crate) artifact_prefix: String,
+}
+
+/// A checked job whose sources are in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct JobRequest {
+    pub(crate) uid: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) system: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) execute_only: bool,
+    pub(crate) policy: JobPolicy,
+    pub(crate) cancelled: bool,
+    pub(crate) retry_limit: u32,
+    pub(crate) prefix: Prefix,
+    pub(crate) sources: Vec<(ArtifactName, Binding)>,
+    input_format: protocol::InputFormat,
+    assumptions: Vec<String>,
+    max_cycles: u64,
+    segment_po2: u32,
+    program_id: String,
+}
+
+/// What the workers of a backend have, as far as a planner must know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BackendCapacity {
+    /// Smallest share of a worker's host memory that one of its devices can have, in bytes.
+    pub(crate) smallest_memory_bytes: u64,
+    /// Smallest device memory, in bytes; 0 for processor cores.
+    pub(crate) smallest_vram_bytes: u64,
+    pub(crate) device_class: DeviceClass,
+    /// Slots of all devices.
+    pub(crate) slots: u32,
+}
+
+/// Tasks in flight per slot, so that the next task is fetched while one runs.
+const IN_FLIGHT_PER_SLOT: u32 = 4;
+/// Fewest tasks that a planner may have in flight: a join tree needs some to be wide.
+const LEAST_IN_FLIGHT: u32 = 32;
+/// Most tasks that a planner may have in flight.
+const MOST_IN_FLIGHT: u32 = 4096;
+
+/// Checks a job and puts its sources into the store.
+pub(crate) async fn prepare(
+    job: ProofJob,
+    access: &SourceAccess,
+    store: &dyn ArtifactStore,
+    limits: &AdmissionLimits,
+) -> Result<JobRequest, AdmissionError> {
+    let name = job.metadata.name.clone().unwrap_or_else(|| "unnamed".to_owned());
+    let tenant = job
+        .metadata
+        .namespace
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
+    let uid = job
+        .metadata
+        .uid
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let spec = &job.spec;
+    let invalid = |violations| AdmissionError::InvalidSpec {
+        job: name.clone(),
+        violations,
+    };
+    let violations = violations(spec, &uid);
+    if !violations.is_empty() {
+        return Err(invalid(violations));
+    }
+    if let Some(other) = spec
+        .managed_by
+        .as_deref()
+        .filter(|manager| *manager != MANAGED_BY_US)
+    {
+        return Err(AdmissionError::NotSupported {
+            field: "spec.managedBy".to_owned(),
+            reason: format!("the job belongs to {other}; leave the field out"),
+        });
+    }
+    let prefix = job_prefix(limits, &uid).map_err(|error| invalid(vec![format!("metadata.uid: {error}")]))?;
+    let found = find_sources(spec, &tenant, access, store, limits).await?;
+    if let Some(program) = found.first() {
+        program::check(
+            spec.proof.system.as_str(),
+            &program.origin,
+            &program.head,
+            program.size_bytes,
+        )?;
+    }
+    let mut bound = Vec::with_capacity(found.len());
+    for source in &found {
+        bound.push(sources::upload(store, &prefix, &uid, source).await?);
+    }
+    Ok(request(spec, uid, name, tenant, prefix, bound))
+}
+
+fn job_prefix(limits: &AdmissionLimits, uid: &str) -> Result<Prefix, prover_artifacts::StoreError> {
+    let job = Prefix::job(uid)?;
+    match limits.artifact_prefix.as_str() {
+        "" => Ok(job),
+        prefix => Prefix::new(format!("{prefix}/{}", job.as_str())),
+    }
+}
+
+/// Rules that hold whatever has checked the manifest before, each broken one as a sentence.
+fn violations(spec: &ProofJobSpec, uid: &str) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut rule = |holds: bool, text: &str| {
+        if !holds {
+            violations.push(text.to_owned());
+        }
+    };
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+    let good_uid = !uid.is_empty() && uid.len() <= UID_BYTES && uid.chars().all(plain);
+    rule(
+        good_uid,
+        "metadata.uid must be 1 to 128 letters, digits, '-', '_' or '.'",
+    );
+    rule(
+        spec.max_cycles.is_none_or(|cycles| cycles >= 1),
+        "spec.maxCycles must be at least 1",
+    );
+    rule(
+        spec.segment_po2.is_none_or(|po2| (13..=24).contains(&po2)),
+        "spec.segmentPo2 must be 13 to 24",
+    );
+    rule(
+        spec.max_workers.is_none_or(|workers| workers >= 1),
+        "spec.maxWorkers must be at least 1",
+    );
+    rule(
+        spec.retry_limit.is_none_or(|limit| limit >= 0),
+        "spec.retryLimit must not be negative",
+    );
+    rule(
+        spec.active_deadline_seconds.is_none_or(|seconds| seconds >= 1),
+        "spec.activeDeadlineSeconds must be at least 1",
+    );
+    rule(
+        spec.assumptions.len() <= 32,
+        "spec.assumptions must have at most 32 entries",
+    );
+    rule(
+        spec.assumptions.is_empty() || spec.proof.system == prover_crds::ProofSystem::Risc0,
+        "spec.assumptions are for risc0 only: leave them out, or hand the proofs over as input",
+    );
+    violations
+}
+
+async fn find_sources(
+    spec: &ProofJobSpec,
+    tenant: &str,
+    access: &SourceAccess,
+    store: &dyn ArtifactStore,
+    limits: &AdmissionLimits,
+) -> Result<Vec<Found>, AdmissionError> {
+    let one = |field: &str| SourceError::NotOneSource {
+        field: field.to_owned(),
+    };
+    let mut sources = vec![Source {
+        field: "spec.program".to_owned(),
+        name: PROGRAM.to_owned(),
+        place: Some(spec.program.place().ok_or_else(|| one("spec.program"))?),
+        sha256: spec.program.sha256.as_deref(),
+        limit_bytes: limits.program_bytes,
+    }];
+    sources.push(input_source(spec, limits)?);
+    for (index, assumption) in spec.assumptions.iter().enumerate() {
+        let field = format!("spec.assumptions[{index}]");
+        sources.push(Source {
+            place: Some(assumption.place().ok_or_else(|| one(&field))?),
+            field,
+            name: assumption_name(index),
+            sha256: assumption.sha256.as_deref(),
+            limit_bytes: limits.input_bytes,
+        });
+    }
+    let reading = Reading {
+        access,
+        store,
+        tenant,
+    };
+    let mut found = Vec::with_capacity(sources.len());
+    for source in &sources {
+        found.push(reading.find(source).await?);
+    }
+    Ok(found)
+}
+
+/// An absent input is one of no bytes, so that a planner always finds it.
+fn input_source<'a>(spec: &'a ProofJobSpec, limits: &AdmissionLimits) -> Result<Source<'a>, SourceError> {
+    let input = spec.input.as_ref();
+    let place = input.and_then(prover_crds::Input::place);
+    let named = input.is_some_and(|input| {
+        [
+            input.s3.is_some(),
+            input.http.is_some(),
+            input.config_map.is_some(),
+            input.secret.is_some(),
+            input.inline.is_some(),
+            input.text.is_some(),
+            input.file.is_some(),
+        ]
+        .contains(&true)
+    });
+    if named && place.is_none() {
+        return Err(SourceError::NotOneSource {
+            field: "spec.input".to_owned(),
+        });
+    }
+    Ok(Source {
+        field: "spec.input".to_owned(),
+        name: INPUT.to_owned(),
+        place,
+        sha256: input.and_then(|input| input.sha256.as_deref()),
+        limit_bytes: limits.input_bytes,
+    })
+}
+
+fn assumption_name(index: usize) -> String {
+    format!("assumption-{index}")
+}
+
+fn request(
+    spec: &ProofJobSpec,
+    uid: String,
+    name: String,
+    tenant: String,
+    prefix: Prefix,
+    sources: Vec<(ArtifactName, Binding)>,
+) -> JobRequest {
+    let input_format = spec.input.as_ref().map_or(InputFormat::Raw, |input| input.format);
+    JobRequest {
+        uid: uid.into(),
+        name: name.into(),
+        tenant: tenant.into(),
+        system: spec.proof.system.as_str(),
+        kind: spec.proof.kind.as_str(),
+        execute_only: spec.proof.kind == ProofKind::ExecuteOnly,
+        policy: policy(spec),
+        cancelled: spec.cancel,
+        retry_limit: spec
+            .retry_limit
+            .map_or(DEFAULT_RETRY_LIMIT, |limit| u32::try_from(limit).unwrap_or(0)),
+        prefix,
+        sources,
+        input_format: match input_format {
+            InputFormat::Raw => protocol::InputFormat::Raw,
+            InputFormat::Frames => protocol::InputFormat::Frames,
+            InputFormat::Stdin => protocol::InputFormat::Stdin,
+        },
+        assumptions: (0..spec.assumptions.len()).map(assumption_name).collect(),
+        max_cycles: spec
+            .max_cycles
+            .map_or(0, |cycles| u64::try_from(cycles).unwrap_or(0)),
+        segment_po2: spec.segment_po2.map_or(0, |po2| u32::try_from(po2).unwrap_or(0)),
+        program_id: spec.program.program_id.clone().unwrap_or_default(),
+    }
+}
+
+/// The part of a spec that may change while the job runs, in the core's words.
+#[must_use]
+pub fn policy(spec: &ProofJobSpec) -> JobPolicy {
+    let seconds = |seconds: i64| Milliseconds(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000));
+    JobPolicy {
+        priority: spec.priority,
+        deadline: spec
+            .deadline
+            .as_ref()
+            .map(|time| Timestamp(u64::try_from(time.0.as_millisecond()).unwrap_or(0))),
+        active_deadline: spec.active_deadline_seconds.map(seconds),
+        max_workers: spec
+            .max_workers
+            .map(|workers| u32::try_from(workers).unwrap_or(1)),
+        suspended: spec.suspend,
+    }
+}
+
+impl JobRequest {
+    /// The job in the core's words, pinned to a backend.
+    pub(crate) fn job_spec(&self, backend: &Backend, offer: &Offer) -> JobSpec {
+        let root_requirements = offer
+            .parent_chain
+            .first()
+            .cloned()
+            .unwrap_or_else(|| Requirements {
+                lane: Lane::Control,
+                device_class: DeviceClass::Cpu,
+                host_memory_bytes: 0,
+                vram_bytes: 0,
+                backend: backend.version.clone(),
+            });
+        JobSpec {
+            uid: self.uid.clone(),
+            tenant: self.tenant.clone(),
+            policy: self.policy,
+            retry_limit: self.retry_limit,
+            root: TaskSpec {
+                request_id: ROOT_REQUEST.into(),
+                task_type: offer.root_task_type.clone(),
+                requirements: root_requirements,
+                depends_on: Vec::new(),
+                inputs: self.sources.iter().map(|(name, _)| name.clone()).collect(),
+                outputs: Vec::new(),
+                parameters: Arc::from([]),
+                cache_key: None,
+                estimated_device_time: None,
+                completes: Vec::new(),
+                concludes_job: false,
+                marker: false,
+            },
+            root_concludes: self.execute_only,
+            parent_chain: offer.parent_chain.clone(),
+            largest_leaf: offer.largest_leaf.clone(),
+            sources: self.sources.clone(),
+            retained: vec![PROOF.into(), PUBLIC_VALUES.into()],
+        }
+    }
+
+    /// Everything that the planner must know, as it stands when it is dispatched.
+    pub(crate) fn encoded_plan(&self, capacity: BackendCapacity, replans: u32) -> Vec<u8> {
+        let in_flight = capacity
+            .slots
+            .saturating_mul(IN_FLIGHT_PER_SLOT)
+            .clamp(LEAST_IN_FLIGHT, MOST_IN_FLIGHT);
+        let device_class = match capacity.device_class {
+            DeviceClass::Cpu => protocol::DeviceClass::Cpu,
+            DeviceClass::Gpu => protocol::DeviceClass::Gpu,
+        };
+        let assumptions = self
+            .assumptions
+            .iter()
+            .map(|proof| protocol::Assumption { proof: proof.clone() });
+        protocol::JobPlan {
+            system: self.system.to_owned(),
+            kind: self.kind.to_owned(),
+            program: PROGRAM.to_owned(),
+            input: INPUT.to_owned(),
+            input_format: self.input_format.into(),
+            assumptions: assumptions.collect(),
+            max_cycles: self.max_cycles,
+            segment_po2: self.segment_po2,
+            segment_po2_reduction: replans,
+            smallest_worker_memory_bytes: capacity.smallest_memory_bytes,
+            smallest_vram_bytes: capacity.smallest_vram_bytes,
+            device_class: device_class.into(),
+            proof_output: PROOF.to_owned(),
+            public_values_output: PUBLIC_VALUES.to_owned(),
+            max_in_flight: in_flight,
+            execute_only: self.execute_only,
+            expected_program_id: self.program_id.clone(),
+        }
+        .encode_to_vec()
+    }
+}

@@ -1,0 +1,65 @@
+//! What reaches the actor: requests of the coordinator's owner and reports of workers, in one queue.
+
+use std::sync::Arc;
+
+use prover_core::{Event, JobPolicy, WorkerId};
+use tokio::sync::{oneshot, watch};
+use tonic::Status;
+
+use crate::admission::JobRequest;
+use crate::catalogue::Backend;
+use crate::convert::{Hello, Report};
+use crate::error::AdmissionError;
+use crate::session::SessionHandle;
+use crate::view::JobView;
+
+/// The answer to a submission: the job's views.
+pub(crate) type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
+
+/// The answer to a hello.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) worker: WorkerId,
+    pub(crate) backend: Arc<Backend>,
+}
+
+/// One thing that the actor does at a time.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit {
+        request: Box<JobRequest>,
+        reply: oneshot::Sender<Submitted>,
+    },
+    Cancel {
+        uid: Arc<str>,
+    },
+    SetPolicy {
+        uid: Arc<str>,
+        policy: JobPolicy,
+    },
+    Forget {
+        uid: Arc<str>,
+    },
+    WorkerGone {
+        worker_id: Arc<str>,
+    },
+    Connect {
+        hello: Box<Hello>,
+        session: SessionHandle,
+        reply: oneshot::Sender<Result<Connected, Status>>,
+    },
+    Disconnected {
+        worker: WorkerId,
+        session: u64,
+    },
+    Report {
+        worker: WorkerId,
+        session: u64,
+        report: Report,
+    },
+    Call {
+        worker: WorkerId,
+        session: u64,
+        event: Event,
+    },
+}

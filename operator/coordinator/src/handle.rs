@@ -1,0 +1,201 @@
+//! What the owner of a coordinator holds: the coordinator itself, and one handle per job.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prover_artifacts::ArtifactStore;
+use prover_core::{JobId, JobPolicy};
+use prover_crds::ProofJob;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{self, AdmissionLimits};
+use crate::command::Command;
+use crate::config::SHUTDOWN_TIMEOUT;
+use crate::error::{AdmissionError, CoordinatorError};
+use crate::view::{ClusterView, JobView, QueueDepth, WorkerView};
+
+/// Where the sources of a job may be read from.
+#[derive(Clone, Debug)]
+pub enum SourceAccess {
+    /// Local mode: `file` sources are relative to the folder of the manifest.
+    Local {
+        /// Folder of the manifest.
+        manifest_folder: PathBuf,
+    },
+    /// Files of this machine are none of the job's business.
+    Cluster,
+}
+
+/// A running coordinator. Dropping it leaves it running: call [`CoordinatorHandle::shutdown`].
+#[derive(Debug)]
+pub struct CoordinatorHandle {
+    pub(crate) address: SocketAddr,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) store: Arc<dyn ArtifactStore>,
+    pub(crate) admission: AdmissionLimits,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
+}
+
+impl CoordinatorHandle {
+    /// Where workers connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Checks a job, puts its sources into the store and hands it to the scheduling core. A job whose proof
+    /// system no worker offers yet is taken too and waits. A job with the uid of a known one answers with that.
+    ///
+    /// # Errors
+    /// The job can't be taken; the message is for the user.
+    pub async fn submit(&self, job: ProofJob, access: SourceAccess) -> Result<JobHandle, AdmissionError> {
+        let request = admission::prepare(job, &access, self.store.as_ref(), &self.admission).await?;
+        let uid = request.uid.clone();
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Submit {
+            request: Box::new(request),
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AdmissionError::Stopped)?;
+        let view = answer.await.map_err(|_| AdmissionError::Stopped)??;
+        Ok(JobHandle {
+            uid,
+            view,
+            commands: self.commands.clone(),
+        })
+    }
+
+    /// Tells that a worker's process or pod is gone for certain: its attempts run elsewhere at once.
+    pub async fn worker_gone(&self, worker_id: &str) {
+        // A coordinator that has been shut down has no leases left to lose.
+        let _ = self
+            .commands
+            .send(Command::WorkerGone {
+                worker_id: worker_id.into(),
+            })
+            .await;
+    }
+
+    /// All workers that are not gone, by name.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerView> {
+        self.cluster.borrow().workers.clone()
+    }
+
+    /// How much work there is.
+    #[must_use]
+    pub fn queue_depth(&self) -> QueueDepth {
+        self.cluster.borrow().queue_depth
+    }
+
+    /// Workers and queue depth, as they change.
+    #[must_use]
+    pub fn watch_cluster(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.cluster.clone()
+    }
+
+    /// Ends all streams and stops. Running attempts are not waited for.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        let aborts: Vec<_> = self.tasks.iter().map(JoinHandle::abort_handle).collect();
+        let all = futures::future::join_all(self.tasks);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+    }
+}
+
+/// A job that was taken.
+#[derive(Clone, Debug)]
+pub struct JobHandle {
+    uid: Arc<str>,
+    view: watch::Receiver<Arc<JobView>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl JobHandle {
+    /// Its id; none while it waits for a worker that offers its proof system.
+    #[must_use]
+    pub fn id(&self) -> Option<JobId> {
+        self.view.borrow().id
+    }
+
+    /// Its unique name over restarts.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The latest view.
+    #[must_use]
+    pub fn view(&self) -> Arc<JobView> {
+        self.view.borrow().clone()
+    }
+
+    /// Views as they are made: at most a few per second, terminal ones at once. It closes when the job is
+    /// forgotten or the coordinator stops.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<JobView>> {
+        self.view.clone()
+    }
+
+    /// Stops the job; running attempts are told at once.
+    ///
+    /// # Errors
+    /// The coordinator has been shut down.
+    pub async fn cancel(&self) -> Result<(), CoordinatorError> {
+        self.send(Command::Cancel {
+            uid: self.uid.clone(),
+        })
+        .await
+    }
+
+    /// Changes priority, deadlines, workers or suspension.
+    ///
+    /// # Errors
+    /// The coordinator has been shut down.
+    pub async fn set_policy(&self, policy: JobPolicy) -> Result<(), CoordinatorError> {
+        self.send(Command::SetPolicy {
+            uid: self.uid.clone(),
+            policy,
+        })
+        .await
+    }
+
+    /// Forgets a terminal job: its records, and the artifacts that it retained.
+    ///
+    /// # Errors
+    /// The coordinator has been shut down.
+    pub async fn forget(self) -> Result<(), CoordinatorError> {
+        self.send(Command::Forget {
+            uid: self.uid.clone(),
+        })
+        .await
+    }
+
+    /// Waits until the job is terminal. A coordinator that stops first leaves the last view, which is not.
+    pub async fn finished(&self) -> Arc<JobView> {
+        let mut view = self.view.clone();
+        let last = view
+            .wait_for(|view| view.phase.is_terminal())
+            .await
+            .map(|view| view.clone());
+        // The channel closes only with the coordinator or with the job's record.
+        last.unwrap_or_else(|_| self.view())
+    }
+
+    async fn send(&self, command: Command) -> Result<(), CoordinatorError> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| CoordinatorError::Stopped)
+    }
+}

@@ -1,0 +1,200 @@
+//! The coordinator's metrics, all below `prover_coordinator_`, with bounded label values only.
+
+use prover_runtime::prometheus::{
+    Counter, Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::view::{ClassDepth, ClusterView};
+
+const PREFIX: &str = "prover_coordinator";
+
+/// Handles to all metrics; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) events: IntCounter,
+    pub(crate) actions: IntCounterVec,
+    pub(crate) assignments: IntCounter,
+    pub(crate) completions: IntCounterVec,
+    pub(crate) attempts_failed: IntCounterVec,
+    pub(crate) jobs_admitted: IntCounter,
+    pub(crate) jobs_refused: IntCounterVec,
+    pub(crate) jobs_finished: IntCounterVec,
+    pub(crate) calls_refused: IntCounterVec,
+    pub(crate) deletes: IntCounterVec,
+    pub(crate) acknowledgements: IntCounter,
+    pub(crate) slow_workers: IntCounter,
+    pub(crate) undelivered: IntCounter,
+    pub(crate) device_seconds: Counter,
+    sessions_refused: IntCounterVec,
+    messages_refused: IntCounterVec,
+    workers: IntGaugeVec,
+    jobs: IntGaugeVec,
+    queue_tasks: IntGaugeVec,
+    queue_device_seconds: GaugeVec,
+    pub(crate) waiting_for_backend: IntGauge,
+}
+
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn options(name: &str, help: &str) -> Opts {
+        Opts::new(name, help).namespace(PREFIX)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        let counter = IntCounter::with_opts(Self::options(name, help))?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, Error> {
+        let counters = IntCounterVec::new(Self::options(name, help), &[label])?;
+        self.0.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+        let gauges = IntGaugeVec::new(Self::options(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Metrics, Error> {
+        let r = Registrar(registry);
+        let device_seconds = Counter::with_opts(Registrar::options(
+            "device_seconds_total",
+            "Time on devices of all judged attempts, as backends measured it.",
+        ))?;
+        registry.register(Box::new(device_seconds.clone()))?;
+        let queue_device_seconds = GaugeVec::new(
+            Registrar::options(
+                "queue_device_seconds",
+                "Estimated device-seconds of work, by device class and state.",
+            ),
+            &["device_class", "state"],
+        )?;
+        registry.register(Box::new(queue_device_seconds.clone()))?;
+        let waiting_for_backend = IntGauge::with_opts(Registrar::options(
+            "jobs_waiting_for_backend",
+            "Jobs whose proof system no connected worker offers.",
+        ))?;
+        registry.register(Box::new(waiting_for_backend.clone()))?;
+        Ok(Metrics {
+            events: r.counter("events_total", "Events that the scheduling core has applied.")?,
+            actions: r.counters(
+                "actions_total",
+                "Actions that the scheduling core has asked for, by kind.",
+                "kind",
+            )?,
+            assignments: r.counter("assignments_total", "Attempts that were sent to workers.")?,
+            completions: r.counters(
+                "completions_total",
+                "Completions, by how they were judged.",
+                "judged",
+            )?,
+            attempts_failed: r.counters(
+                "attempts_failed_total",
+                "Attempts that ended without a result, by class of failure.",
+                "class",
+            )?,
+            jobs_admitted: r.counter("jobs_admitted_total", "Jobs that were taken.")?,
+            jobs_refused: r.counters(
+                "jobs_refused_total",
+                "Jobs that were not taken, by reason.",
+                "reason",
+            )?,
+            jobs_finished: r.counters(
+                "jobs_finished_total",
+                "Jobs that became terminal, by phase.",
+                "phase",
+            )?,
+            calls_refused: r.counters(
+                "calls_refused_total",
+                "Calls of attempts that were refused, by kind.",
+                "kind",
+            )?,
+            deletes: r.counters("deletes_total", "Deletions of artifacts, by outcome.", "outcome")?,
+            acknowledgements: r.counter(
+                "acknowledgements_total",
+                "Completions that were acknowledged to workers.",
+            )?,
+            slow_workers: r.counter(
+                "slow_workers_total",
+                "Workers that were disconnected because their queue of messages was full.",
+            )?,
+            undelivered: r.counter(
+                "undelivered_total",
+                "Messages for workers whose stream was not open.",
+            )?,
+            device_seconds,
+            sessions_refused: r.counters(
+                "sessions_refused_total",
+                "Streams that were refused, by reason.",
+                "reason",
+            )?,
+            messages_refused: r.counters(
+                "messages_refused_total",
+                "Messages that were refused, by reason.",
+                "reason",
+            )?,
+            workers: r.gauges("workers", "Workers that are not gone, by state.", &["state"])?,
+            jobs: r.gauges("jobs", "Jobs that are not finished, by state.", &["state"])?,
+            queue_tasks: r.gauges(
+                "queue_tasks",
+                "Tasks, by device class and state.",
+                &["device_class", "state"],
+            )?,
+            queue_device_seconds,
+            waiting_for_backend,
+        })
+    }
+
+    pub(crate) fn session_refused(&self, reason: &'static str) {
+        self.sessions_refused.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn message_refused(&self, reason: &'static str) {
+        self.messages_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Sets the gauges from what is shown.
+    pub(crate) fn show(&self, view: &ClusterView) {
+        let connected = view.workers.iter().filter(|worker| worker.connected).count();
+        let draining = view.workers.iter().filter(|worker| worker.draining).count();
+        let disconnected = view.workers.len() - connected;
+        for (state, count) in [
+            ("connected", connected),
+            ("disconnected", disconnected),
+            ("draining", draining),
+        ] {
+            self.workers
+                .with_label_values(&[state])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let depth = view.queue_depth;
+        for (state, count) in [("queued", depth.queued_jobs), ("running", depth.running_jobs)] {
+            self.jobs
+                .with_label_values(&[state])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.show_class("cpu", &depth.cpu);
+        self.show_class("gpu", &depth.gpu);
+    }
+
+    fn show_class(&self, class: &str, depth: &ClassDepth) {
+        let states = [
+            ("waiting", depth.waiting_tasks, depth.waiting_device_seconds),
+            ("running", depth.running_tasks, depth.running_device_seconds),
+        ];
+        for (state, tasks, seconds) in states {
+            self.queue_tasks
+                .with_label_values(&[class, state])
+                .set(i64::try_from(tasks).unwrap_or(i64::MAX));
+            self.queue_device_seconds
+                .with_label_values(&[class, state])
+                .set(seconds);
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The coordinator's record of one job, and the views that are made of it.
+//!
+//! Owns what the scheduling core has no use for: what a user is shown, the reports of executing and verifying.
+//! What a task or a job is doing is read from the core when a view is made, never kept twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prover_backend::protocol::ProofReport as ToldProof;
+use prover_core::{
+    FailureClass, JobId, JobPhase, Milliseconds, State, TaskId, TaskState as CoreTaskState, Timestamp,
+    WaitReason,
+};
+use tokio::sync::watch;
+
+use crate::admission::JobRequest;
+use crate::catalogue::Backend;
+use crate::view::{
+    ExecutionReport, JobView, Phase, ProofReport, ProofView, StageProgress, TaskState, TaskView,
+};
+
+/// Tasks beyond which views are made less often: copying their list is most of the work.
+const TASKS_PER_INTERVAL: usize = 10_000;
+
+/// A job that the scheduling core has taken.
+#[derive(Debug)]
+pub(crate) struct JobRecord {
+    pub(crate) job: JobId,
+    pub(crate) request: JobRequest,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) execution: Option<ExecutionReport>,
+    /// What the concluding task found, with the names of the artifacts.
+    pub(crate) proof: Option<ToldProof>,
+    pub(crate) attempts: u64,
+    pub(crate) failed_attempts: u64,
+    /// A worker of which its last attempt was, by task.
+    workers: HashMap<TaskId, Arc<str>>,
+    views: Vec<Arc<TaskView>>,
+    index: HashMap<TaskId, usize>,
+    /// Tasks that changed since the last view.
+    changed: BTreeSet<TaskId>,
+    /// When the next view is due, if the job changed since the last one.
+    pub(crate) view_due: Option<Timestamp>,
+    pub(crate) phase: Phase,
+    published: Timestamp,
+    sender: watch::Sender<Arc<JobView>>,
+}
+
+/// Milliseconds as the standard library's span.
+pub(crate) fn duration(span: Milliseconds) -> Duration {
+    Duration::from_millis(span.0)
+}
+
+fn seconds(span: Milliseconds) -> f64 {
+    duration(span).as_secs_f64()
+}
+
+/// The view of a job that the core does not know yet, or that ended before it did.
+pub(crate) fn early_view(
+    request: &JobRequest,
+    submitted_at: Timestamp,
+    phase: Phase,
+    reason: &str,
+    message: &str,
+) -> JobView {
+    JobView {
+        id: None,
+        uid: request.uid.clone(),
+        name: request.name.clone(),
+        tenant: request.tenant.clone(),
+        phase,
+        reason: reason.into(),
+        message: message.into(),
+        bad_input: false,
+        stages: Vec::new(),
+        tasks: Vec::new(),
+        execution: None,
+        proof: None,
+        emulated: false,
+        backend: None,
+        submitted_at,
+        started_at: None,
+        finished_at: None,
+        elapsed: Duration::ZERO,
+        effective_hz: None,
+        device_seconds: 0.0,
+        energy_joules: 0.0,
+        attempts: 0,
+        failed_attempts: 0,
+        replans: 0,
+    }
+}
+
+impl JobRecord {
+    pub(crate) fn new(
+        job: JobId,
+        request: JobRequest,
+        backend: Arc<Backend>,
+        sender: watch::Sender<Arc<JobView>>,
+    ) -> JobRecord {
+        JobRecord {
+            job,
+            request,
+            backend,
+            execution: None,
+            proof: None,
+            attempts: 0,
+            failed_attempts: 0,
+            workers: HashMap::new(),
+            views: Vec::new(),
+            index: HashMap::new(),
+            changed: BTreeSet::new(),
+            view_due: None,
+            phase: Phase::Queued,
+            published: Timestamp::default(),
+            sender,
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<JobView>> {
+        self.sender.subscribe()
+    }
+
+    /// A task changed: its view is made anew with the next view of the job.
+    pub(crate) fn task_changed(&mut self, task: TaskId) {
+        self.changed.insert(task);
+    }
+
+    /// An attempt of a task goes to this worker.
+    pub(crate) fn task_assigned(&mut self, task: TaskId, worker: Arc<str>) {
+        self.workers.insert(task, worker);
+        self.attempts += 1;
+        self.task_changed(task);
+    }
+
+    /// When the next view may be made: large jobs are shown less often.
+    pub(crate) fn next_view(&self, interval: Duration) -> Timestamp {
+        let factor = 1 + self.views.len() / TASKS_PER_INTERVAL;
+        let interval = interval.saturating_mul(u32::try_from(factor).unwrap_or(u32::MAX));
+        self.published + Milliseconds(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Makes a view and shows it.
+    pub(crate) fn publish(&mut self, state: &State, now: Timestamp) {
+        self.published = now;
+        self.refresh_tasks(state);
+        if let Some(view) = self.view(state, now) {
+            self.sender.send_replace(Arc::new(view));
+        }
+    }
+
+    fn refresh_tasks(&mut self, state: &State) {
+        for task in std::mem::take(&mut self.changed) {
+            // A task that the core has forgotten keeps its last view.
+            let Some(told) = state.task(task) else { continue };
+            let view = Arc::new(self.task_view(&told));
+            if told.state == CoreTaskState::Succeeded {
+                self.workers.remove(&task);
+            }
+            if let Some(position) = self.index.get(&task) {
+                self.views[*position] = view;
+            } else {
+                self.index.insert(task, self.views.len());
+                self.views.push(view);
+            }
+        }
+    }
+
+    fn task_view(&self, told: &prover_core::TaskView<'_>) -> TaskView {
+        let previous = self.index.get(&told.task).map(|position| &self.views[*position]);
+        let worker = self
+            .workers
+            .get(&told.task)
+            .cloned()
+            .or_else(|| previous.and_then(|view| view.worker.clone()));
+        let stage = match self.backend.task_types.get(&told.spec.task_type) {
+            Some(task_type) => task_type.stage.clone(),
+            None => told.spec.task_type.clone(),
+        };
+        TaskView {
+            id: told.task,
+            request_id: told.spec.request_id.clone(),
+            task_type: told.spec.task_type.clone(),
+            stage,
+            marker: told.spec.marker,
+            state: match told.state {
+                CoreTaskState::Waiting => TaskState::Waiting,
+                CoreTaskState::Ready => TaskState::Ready,
+                CoreTaskState::Backoff => TaskState::Retrying,
+                CoreTaskState::Assigned => TaskState::Assigned,
+                CoreTaskState::Running => TaskState::Running,
+                CoreTaskState::Succeeded => TaskState::Succeeded,
+                CoreTaskState::Failed => TaskState::Failed,
+                CoreTaskState::Dropped => TaskState::Dropped,
+            },
+            attempts: told.attempts,
+            started_at: told.started_at,
+            ended_at: told.finished_at,
+            wall: told
+                .started_at
+                .zip(told.finished_at)
+                .map(|(start, end)| duration(end - start)),
+            device_time: duration(told.device_time),
+            worker,
+            failure: told.last_failure.cloned(),
+            from_cache: told.from_cache,
+        }
+    }
+
+    fn view(&self, state: &State, now: Timestamp) -> Option<JobView> {
+        let told = state.job(self.job)?;
+        let words = describe(told.phase);
+        let elapsed = told.started_at.map_or(Duration::ZERO, |start| {
+            duration(told.finished_at.unwrap_or(now) - start)
+        });
+        let cycles = self
+            .execution
+            .as_ref()
+            .map(|execution| execution.total_cycles)
+            .filter(|cycles| *cycles > 0);
+        let effective_hz = cycles
+            .filter(|_| words.phase == Phase::Succeeded && !elapsed.is_zero())
+            .map(|cycles| cycles as f64 / elapsed.as_secs_f64());
+        Some(JobView {
+            id: Some(self.job),
+            phase: words.phase,
+            bad_input: words.bad_input,
+            message: words.message,
+            reason: words.reason,
+            stages: self.stages(state),
+            tasks: self.views.clone(),
+            execution: self.execution.clone(),
+            proof: (words.phase == Phase::Succeeded)
+                .then(|| self.proof_view(state))
+                .flatten(),
+            emulated: self.backend.emulated,
+            backend: Some(self.backend.version.clone()),
+            started_at: told.started_at,
+            finished_at: told.finished_at,
+            elapsed,
+            effective_hz,
+            device_seconds: seconds(told.device_time),
+            energy_joules: told.energy_millijoules as f64 / 1_000.0,
+            attempts: self.attempts,
+            failed_attempts: self.failed_attempts,
+            replans: told.replans,
+            ..early_view(&self.request, told.submitted_at, words.phase, "", "")
+        })
+    }
+
+    fn stages(&self, state: &State) -> Vec<StageProgress> {
+        let mut stages: BTreeMap<(u32, Arc<str>), StageProgress> = BTreeMap::new();
+        for count in state.task_counts(self.job) {
+            // Markers may have types that no backend declares: they are no stage.
+            let Some(task_type) = self.backend.task_types.get(&count.task_type) else {
+                continue;
+            };
+            let key = (task_type.stage_order, task_type.stage.clone());
+            let stage = stages.entry(key).or_insert_with(|| StageProgress {
+                name: task_type.stage.clone(),
+                order: task_type.stage_order,
+                done: 0,
+                total: 0,
+                running: 0,
+            });
+            stage.done += count.succeeded;
+            stage.total += count.total;
+            stage.running += count.running;
+        }
+        stages.into_values().collect()
+    }
+
+    fn proof_view(&self, state: &State) -> Option<ProofView> {
+        if self.backend.emulated {
+            return None;
+        }
+        let told = self.proof.as_ref()?;
+        let proof = state.artifact(self.job, &told.proof.as_str().into())?.clone();
+        let public_values = state
+            .artifact(self.job, &told.public_values.as_str().into())
+            .cloned();
+        let report = ProofReport {
+            program_id: told.program_id.clone(),
+            proof_bytes: told.proof_bytes,
+            verifier: told.verifier.clone(),
+        };
+        Some(ProofView {
+            report,
+            proof,
+            public_values,
+        })
+    }
+}
+
+/// A phase in the words of a view.
+pub(crate) struct PhaseWords {
+    pub(crate) phase: Phase,
+    pub(crate) reason: Arc<str>,
+    pub(crate) message: Arc<str>,
+    pub(crate) bad_input: bool,
+}
+
+/// Reasons of failures that the user repairs: the store can't take artifacts.
+const STORE_REASONS: [&str; 2] = ["StoreFull", "StoreNotWritable"];
+
+pub(crate) fn describe(phase: &JobPhase) -> PhaseWords {
+    let words = |phase, reason: &str, message: &str| PhaseWords {
+        phase,
+        reason: reason.into(),
+        message: message.into(),
+        bad_input: false,
+    };
+    match phase {
+        JobPhase::Queued(reason) => {
+            let (reason, message) = wait_words(*reason);
+            words(Phase::Queued, reason, message)
+        }
+        JobPhase::Running => words(Phase::Running, "Running", ""),
+        JobPhase::Suspended => words(
+            Phase::Suspended,
+            "Suspended",
+            "nothing of it runs, finished tasks are kept",
+        ),
+        JobPhase::Succeeded => words(Phase::Succeeded, "Succeeded", ""),
+        JobPhase::Cancelled => words(Phase::Cancelled, "Cancelled", "the job was cancelled"),
+        JobPhase::Failed {
+            reason,
+            message,
+            class,
+        } => PhaseWords {
+            phase: Phase::Failed,
+            reason: reason.clone(),
+            message: message.clone(),
+            bad_input: *class == Some(FailureClass::InvalidInput) || STORE_REASONS.contains(&&**reason),
+        },
+    }
+}
+
+fn wait_words(reason: WaitReason) -> (&'static str, &'static str) {
+    match reason {
+        WaitReason::Admitted => ("Admitted", "it is about to be considered"),
+        WaitReason::NoWorkerOfBackend => (
+            "NoWorkerOfBackend",
+            "no worker with the backend of its proof system is connected",
+        ),
+        WaitReason::NoWorkerLargeEnough => (
+            "NoWorkerLargeEnough",
+            "no connected worker has the memory for its largest task",
+        ),
+        WaitReason::WaitingForCapacity => ("WaitingForCapacity", "all workers are busy with other jobs"),
+        WaitReason::WaitingForHostMemory => (
+            "WaitingForHostMemory",
+            "no worker has the host memory for its planner now",
+        ),
+    }
+}

@@ -1,0 +1,311 @@
+//! One stream of one worker: authentication, hello, and the loop that reads it.
+//!
+//! Owns what is refused before the scheduling core hears of it. Does not own the worker: a worker outlives its
+//! streams, and the actor decides which stream is its current one.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use futures::{Stream, stream};
+use prover_core::WorkerId;
+use prover_wire::protocol as wire;
+use prover_wire::protocol::coordinator_message::Message as Outbound;
+use prover_wire::protocol::worker_message::Message as Inbound;
+use prover_wire::protocol::worker_plane_server::WorkerPlane;
+use prover_wire::{AUTHORIZATION, BEARER, Validate};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::command::{Command, Connected};
+use crate::config::{AuthenticationError, HELLO_TIMEOUT, WorkerAuthentication};
+use crate::convert;
+use crate::metrics::Metrics;
+
+/// Ends a stream from the coordinator's side, once, with a reason that its worker sees.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Closer {
+    status: Arc<OnceLock<Status>>,
+    closed: CancellationToken,
+}
+
+impl Closer {
+    pub(crate) fn close(&self, status: Status) {
+        // Only the first reason counts: what follows is its consequence.
+        let _ = self.status.set(status);
+        self.closed.cancel();
+    }
+
+    async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn status(&self) -> Status {
+        self.status
+            .get()
+            .cloned()
+            .unwrap_or_else(|| Status::aborted("the stream was closed"))
+    }
+}
+
+/// The actor's side of a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionHandle {
+    /// Never used twice: reports of an older stream of the same worker are told apart by it.
+    pub(crate) id: u64,
+    pub(crate) outbound: mpsc::Sender<wire::CoordinatorMessage>,
+    pub(crate) closer: Closer,
+}
+
+/// Wraps a message of the coordinator.
+pub(crate) fn envelope(message: Outbound) -> wire::CoordinatorMessage {
+    wire::CoordinatorMessage {
+        message: Some(message),
+    }
+}
+
+/// The service that workers connect to.
+#[derive(Debug)]
+pub(crate) struct WorkerPlaneService {
+    pub(crate) authentication: WorkerAuthentication,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) outbound_messages: usize,
+    pub(crate) metrics: Metrics,
+    pub(crate) next_session: AtomicU64,
+    pub(crate) stop: CancellationToken,
+}
+
+type OutboundStream = Pin<Box<dyn Stream<Item = Result<wire::CoordinatorMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkerPlane for WorkerPlaneService {
+    type SessionStream = OutboundStream;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::WorkerMessage>>,
+    ) -> Result<Response<OutboundStream>, Status> {
+        if let Err(error) = self.authenticate(request.metadata()).await {
+            self.metrics.session_refused(error.category());
+            return Err(Status::unauthenticated(error.to_string()));
+        }
+        let (outbound, messages) = mpsc::channel(self.outbound_messages);
+        let closer = Closer::default();
+        let reader = Reader {
+            inbound: request.into_inner(),
+            commands: self.commands.clone(),
+            session: SessionHandle {
+                id: self.next_session.fetch_add(1, Ordering::Relaxed),
+                outbound,
+                closer: closer.clone(),
+            },
+            metrics: self.metrics.clone(),
+            stop: self.stop.clone(),
+        };
+        tokio::spawn(reader.run());
+        Ok(Response::new(outbound_stream(messages, closer)))
+    }
+}
+
+impl WorkerPlaneService {
+    async fn authenticate(&self, metadata: &MetadataMap) -> Result<(), AuthenticationError> {
+        let token = metadata
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix(BEARER))
+            .ok_or(AuthenticationError::NoToken)?;
+        self.authentication.authenticate(token).await
+    }
+}
+
+/// What the actor sends, until it closes the stream: then its reason at once, whatever still waits.
+fn outbound_stream(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: Closer) -> OutboundStream {
+    Box::pin(stream::unfold(Some((messages, closer)), |state| async move {
+        let (mut messages, closer) = state?;
+        tokio::select! {
+            biased;
+            () = closer.closed() => Some((Err(closer.status()), None)),
+            message = messages.recv() => message.map(|message| (Ok(message), Some((messages, closer)))),
+        }
+    }))
+}
+
+/// Reads one stream until it ends.
+struct Reader {
+    inbound: Streaming<wire::WorkerMessage>,
+    commands: mpsc::Sender<Command>,
+    session: SessionHandle,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let (connected, devices) = match self.open().await {
+            Ok(opened) => opened,
+            Err((category, status)) => {
+                self.metrics.session_refused(category);
+                tracing::warn!(reason = status.message(), "a worker's stream is refused");
+                self.session.closer.close(status);
+                return;
+            }
+        };
+        let worker = connected.worker;
+        let status = self.read(&connected, &devices).await;
+        if let Some(status) = status {
+            self.session.closer.close(status);
+        }
+        // Where the actor is gone, nobody needs to know.
+        let _ = self
+            .commands
+            .send(Command::Disconnected {
+                worker,
+                session: self.session.id,
+            })
+            .await;
+    }
+
+    /// Waits for the hello and introduces the worker to the actor.
+    async fn open(&mut self) -> Result<(Connected, Vec<Arc<str>>), (&'static str, Status)> {
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, self.inbound.message()) => first,
+            () = self.stop.cancelled() => return Err(("stopped", stopping())),
+        };
+        let first = first
+            .map_err(|_| {
+                (
+                    "no_hello",
+                    Status::deadline_exceeded("no hello came in time: it must come first"),
+                )
+            })?
+            .map_err(|status| ("broken_stream", status))?
+            .and_then(|message| message.message);
+        let Some(Inbound::Hello(message)) = first else {
+            return Err((
+                "no_hello",
+                Status::invalid_argument("the first message of a stream must be a hello"),
+            ));
+        };
+        let hello = convert::hello(message).map_err(|error| {
+            (
+                error.category(),
+                Status::invalid_argument(format!("the hello is refused: {error}")),
+            )
+        })?;
+        let devices = hello.device_ids.clone();
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Connect {
+            hello: Box::new(hello),
+            session: self.session.clone(),
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| ("stopped", stopping()))?;
+        let connected = answer.await.map_err(|_| ("stopped", stopping()))?;
+        connected
+            .map(|connected| (connected, devices))
+            .map_err(|status| ("refused", status))
+    }
+
+    /// Answers with the reason to close the stream with, none where its other side or the actor closed it.
+    async fn read(&mut self, connected: &Connected, devices: &[Arc<str>]) -> Option<Status> {
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Some(stopping()),
+                () = self.session.closer.closed() => return None,
+                message = self.inbound.message() => message,
+            };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(status) => {
+                    // Too large or undecodable is the worker's fault and is told; a broken connection can't be.
+                    tracing::debug!(worker = %connected.worker, reason = status.message(), "a stream broke");
+                    let told = matches!(
+                        status.code(),
+                        Code::OutOfRange | Code::ResourceExhausted | Code::Internal
+                    );
+                    if told {
+                        self.metrics.session_refused("undecodable");
+                    }
+                    return told.then_some(status);
+                }
+            };
+            if let Err(status) = self.take(connected, devices, message).await {
+                return Some(status);
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        connected: &Connected,
+        devices: &[Arc<str>],
+        message: wire::WorkerMessage,
+    ) -> Result<(), Status> {
+        let (worker, session) = (connected.worker, self.session.id);
+        let refused = |error: &convert::ConversionError| {
+            self.metrics.message_refused(error.category());
+            Status::invalid_argument(format!("a message is refused: {error}"))
+        };
+        message.validate().map_err(|error| refused(&error.into()))?;
+        let command = match message.message {
+            // A call that makes no sense is the backend's fault: its attempt is told, the stream lives on.
+            Some(Inbound::Call(call)) => {
+                let call_id = call.call_id;
+                match convert::call(worker, &connected.backend, call) {
+                    Ok(event) => Command::Call {
+                        worker,
+                        session,
+                        event,
+                    },
+                    Err(error) => {
+                        self.metrics.message_refused(error.category());
+                        return self.refuse_call(worker, call_id, &error).await;
+                    }
+                }
+            }
+            Some(message) => {
+                let report = convert::report(worker, devices, message).map_err(|error| refused(&error))?;
+                Command::Report {
+                    worker,
+                    session,
+                    report,
+                }
+            }
+            None => return Ok(()),
+        };
+        self.commands.send(command).await.map_err(|_| stopping())
+    }
+
+    async fn refuse_call(
+        &self,
+        worker: WorkerId,
+        call_id: u64,
+        error: &convert::ConversionError,
+    ) -> Result<(), Status> {
+        tracing::warn!(%worker, call_id, %error, "a call of an attempt is refused");
+        let answer = wire::Answer {
+            call_id,
+            error: prover_wire::limits::cut_text(&error.to_string()),
+            error_kind: wire::ErrorKind::InvalidArgument.into(),
+            ..wire::Answer::default()
+        };
+        // A stream that is closing needs no answer.
+        let _ = self
+            .session
+            .outbound
+            .send(envelope(Outbound::Answer(answer)))
+            .await;
+        Ok(())
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the coordinator is shutting down")
+}

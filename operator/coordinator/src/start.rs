@@ -1,0 +1,140 @@
+//! Starting a coordinator: the store is probed, the actor, the listener and the background work begin.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prover_artifacts::{ArtifactStore, Prefix};
+use prover_wire::limits::MESSAGE_BYTES;
+use prover_wire::protocol::worker_plane_server::WorkerPlaneServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::actor::{Actor, ActorParts};
+use crate::admission::AdmissionLimits;
+use crate::config::{COMMAND_QUEUE, CoordinatorConfig};
+use crate::deletes::{self, DELETE_QUEUE};
+use crate::error::CoordinatorError;
+use crate::handle::CoordinatorHandle;
+use crate::metrics::Metrics;
+use crate::session::WorkerPlaneService;
+use crate::view::ClusterView;
+
+/// How often an idle connection is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Starts a coordinator over a store.
+///
+/// # Errors
+/// The configuration makes no sense, the store can't be used, or the address can't be listened on.
+pub async fn start(
+    config: CoordinatorConfig,
+    store: Arc<dyn ArtifactStore>,
+) -> Result<CoordinatorHandle, CoordinatorError> {
+    check(&config)?;
+    let metrics = Metrics::register(&config.registry)?;
+    store
+        .probe()
+        .await
+        .map_err(|source| CoordinatorError::StoreUnusable { source })?;
+    let bind = |source| CoordinatorError::Bind {
+        address: config.listen,
+        source,
+    };
+    let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+
+    let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+    let (deletions, deletion_queue) = mpsc::channel(DELETE_QUEUE);
+    let (cluster_sender, cluster) = watch::channel(Arc::new(ClusterView::default()));
+    let stop = CancellationToken::new();
+    let actor = Actor::new(ActorParts {
+        limits: config.limits.clone(),
+        heartbeat_interval: config.heartbeat_interval,
+        clock: Arc::clone(&config.clock),
+        metrics: metrics.clone(),
+        deletions,
+        cluster: cluster_sender,
+    });
+    let service = WorkerPlaneService {
+        authentication: config.worker_authentication,
+        commands: commands.clone(),
+        outbound_messages: config.outbound_messages,
+        metrics: metrics.clone(),
+        next_session: AtomicU64::new(1),
+        stop: stop.clone(),
+    };
+    let tasks = vec![
+        tokio::spawn(actor.run(queue, stop.clone())),
+        tokio::spawn(deletes::run(
+            Arc::clone(&store),
+            deletion_queue,
+            config.parallel_deletes,
+            metrics,
+        )),
+        tokio::spawn(serve(listener, service, stop.clone())),
+    ];
+    tracing::info!(%address, store = store.location(), "the coordinator takes workers");
+    let admission = AdmissionLimits {
+        program_bytes: config.program_bytes,
+        input_bytes: config.input_bytes,
+        artifact_prefix: config.artifact_prefix,
+    };
+    Ok(CoordinatorHandle {
+        address,
+        commands,
+        cluster,
+        store,
+        admission,
+        stop,
+        tasks,
+    })
+}
+
+fn check(config: &CoordinatorConfig) -> Result<(), CoordinatorError> {
+    let invalid = |field, value: String, expected| CoordinatorError::InvalidConfiguration {
+        field,
+        value,
+        expected,
+    };
+    if config.outbound_messages == 0 {
+        return Err(invalid("outbound_messages", "0".to_owned(), "at least 1"));
+    }
+    if config.heartbeat_interval.is_zero()
+        || config.heartbeat_interval.as_millis() >= u128::from(config.limits.lease.0)
+    {
+        let value = format!("{:?}", config.heartbeat_interval);
+        return Err(invalid(
+            "heartbeat_interval",
+            value,
+            "more than nothing and shorter than limits.lease",
+        ));
+    }
+    let prefix = &config.artifact_prefix;
+    if prefix.ends_with('/') || Prefix::new(prefix.as_str()).is_err() {
+        return Err(invalid(
+            "artifact_prefix",
+            prefix.clone(),
+            "empty, or names joined by slashes",
+        ));
+    }
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, service: WorkerPlaneService, stop: CancellationToken) {
+    let service = WorkerPlaneServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES);
+    let serving = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the listener for workers ended");
+    }
+}
