@@ -1,1 +1,14 @@
-fn main() { println!("{}", risc0_zkvm::VERSION); }
+//! The risc0 backend as a process: see [`prover_backend::main`] for its command line.
+
+use std::process::ExitCode;
+
+use prover_backend_risc0::{Risc0, processor};
+
+fn main() -> ExitCode {
+    let missing = processor::missing_features();
+    if !missing.is_empty() {
+        eprintln!("prover-backend-risc0: {}", processor::complaint(&missing));
+        return ExitCode::from(processor::EXIT_UNSUPPORTED);
+    }
+    prover_backend::main(Risc0::new(prover_backend_risc0::proving_threads()))
+}
