@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prover_coordinator::{JobView, Phase};
 
 /// Shortest time between two plain lines.
-const LINE_INTERVAL: Duration = Duration::from_secs(2);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where progress is shown.
 pub(crate) enum Progress {

@@ -1,12 +1,13 @@
 //! The report of a job: the JSON object that `run` prints and writes, and the numbers that the text is made of.
 //!
 //! The schema is versioned by `apiVersion`; fields are added, never renamed. Times are RFC 3339 in UTC, spans are
-//! seconds, sizes are bytes. The reference is docs/report.md.
+//! seconds, sizes are bytes. The reference is `cli/report.schema.json`, which is written from these types.
 
 use std::path::Path;
 use std::time::Duration;
 
 use prover_coordinator::{JobView, TaskState, TaskView};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure};
@@ -16,7 +17,7 @@ use crate::files::{FileError, write_atomically};
 pub(crate) const API_VERSION: &str = "proving.rs/v1alpha1";
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub(crate) enum Outcome {
     /// Proved and verified; executed, for ExecuteOnly; run through the model, for an emulated job.
     Succeeded,
@@ -40,14 +41,20 @@ impl From<Exit> for Outcome {
 }
 
 /// The whole report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct JobReport {
+    /// Version of this schema.
     pub(crate) api_version: &'static str,
+    /// `ProofJobReport`.
     pub(crate) kind: &'static str,
+    /// Version of kubectl-proof.
     pub(crate) tool_version: &'static str,
+    /// Which job.
     pub(crate) metadata: Metadata,
+    /// How the run ended.
     pub(crate) outcome: Outcome,
+    /// Exit code of the command.
     pub(crate) exit_code: u8,
     /// Short CamelCase word; empty after success.
     pub(crate) reason: String,
@@ -59,68 +66,92 @@ pub(crate) struct JobReport {
     pub(crate) emulated: bool,
     /// What was asked for; none where the manifest could not be read.
     pub(crate) proof: Option<ProofRequest>,
+    /// What ran the tasks; none where no worker of the proof system came up.
     pub(crate) backend: Option<Backend>,
+    /// What executing the program told, as far as it is known.
     pub(crate) execution: Option<Execution>,
+    /// Who verified the proof; none where nothing was proved.
     pub(crate) verification: Option<Verification>,
+    /// Files that were written.
     pub(crate) artifacts: Artifacts,
+    /// When, and how fast.
     pub(crate) timing: Timing,
+    /// The worker processes.
     pub(crate) workers: Workers,
+    /// Tries of all tasks.
     pub(crate) attempts: Attempts,
     /// Times that the job was planned again with a smaller segment.
     pub(crate) replans: u32,
+    /// Time on devices of all attempts, as the backend measured it.
     pub(crate) device_seconds: f64,
+    /// Energy of all attempts; 0 where it can't be measured.
     pub(crate) energy_joules: f64,
+    /// In the order in which they run.
     pub(crate) stages: Vec<Stage>,
+    /// Sums per type of task.
     pub(crate) task_types: Vec<TaskType>,
+    /// All tasks in the order of their submission.
     pub(crate) tasks: Vec<Task>,
     /// Folder with worker logs and intermediate artifacts, where it was kept.
     pub(crate) run_directory: Option<String>,
 }
 
 /// Which job.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Metadata {
+    /// Name of the manifest; empty where it could not be read.
     pub(crate) name: String,
+    /// Namespace of the manifest; empty where it names none.
     pub(crate) namespace: String,
+    /// Identity of this run.
     pub(crate) uid: String,
     /// The manifest as it was named on the command line.
     pub(crate) manifest: String,
 }
 
 /// What was asked for.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ProofRequest {
+    /// Such as `risc0`.
     pub(crate) system: String,
+    /// Such as `Succinct`.
     pub(crate) kind: String,
     /// Nothing was to be proved.
     pub(crate) execute_only: bool,
 }
 
 /// What ran the tasks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Backend {
+    /// Such as `risc0`.
     pub(crate) name: String,
+    /// Version of everything that a proof depends on.
     pub(crate) version: String,
 }
 
 /// What executing the program told.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Execution {
+    /// Segments (SP1: shards).
     pub(crate) segments: u64,
+    /// Power of two of the cycles per segment.
     pub(crate) segment_po2: u32,
+    /// Cycles of the program itself.
     pub(crate) user_cycles: u64,
+    /// All cycles that are proved, padding and paging among them.
     pub(crate) total_cycles: u64,
+    /// As the program ended.
     pub(crate) exit_code: i64,
     /// RISC Zero's image id, SP1's verifying key hash; hexadecimal.
     pub(crate) program_id: String,
 }
 
 /// Who verified the proof.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Verification {
     /// As the backend's own verifier names itself and the kind of proof.
@@ -132,30 +163,38 @@ pub(crate) struct Verification {
 }
 
 /// Files that were written.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Artifacts {
+    /// The proof; never there for emulated and ExecuteOnly jobs.
     pub(crate) proof: Option<WrittenFile>,
+    /// What the program made public.
     pub(crate) public_values: Option<WrittenFile>,
     /// This report as a file.
     pub(crate) report: Option<String>,
 }
 
 /// A file that was written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WrittenFile {
+    /// As given with --output-directory.
     pub(crate) path: String,
+    /// Size.
     pub(crate) bytes: u64,
+    /// Hexadecimal.
     pub(crate) sha256: String,
 }
 
 /// When, and how fast.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Timing {
+    /// When the coordinator took the job.
     pub(crate) submitted_at: Option<String>,
+    /// When its first task was given to a worker.
     pub(crate) started_at: Option<String>,
+    /// When it ended.
     pub(crate) finished_at: Option<String>,
     /// From the start of the first task to the end of the last.
     pub(crate) elapsed_seconds: f64,
@@ -166,70 +205,94 @@ pub(crate) struct Timing {
 }
 
 /// The worker processes.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Workers {
+    /// Worker processes.
     pub(crate) count: u16,
+    /// Prover processes of each.
     pub(crate) devices_per_worker: u16,
+    /// Threads of each prover process; none where the prover chooses.
     pub(crate) threads_per_device: Option<u16>,
+    /// What each worker may plan with.
     pub(crate) memory_bytes_per_worker: u64,
     /// Processes that died and were started again.
     pub(crate) restarts: u32,
 }
 
 /// Tries of tasks.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Attempts {
+    /// All.
     pub(crate) total: u64,
     /// Ended without a result.
     pub(crate) failed: u64,
 }
 
 /// One stage.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Stage {
+    /// Such as `Prove`.
     pub(crate) name: String,
+    /// Tasks that have succeeded.
     pub(crate) done: u64,
+    /// Tasks that are known.
     pub(crate) total: u64,
 }
 
 /// All tasks of one type.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TaskType {
+    /// Such as `prove`.
     #[serde(rename = "type")]
     pub(crate) task_type: String,
+    /// Stage that the type belongs to.
     pub(crate) stage: String,
     /// Tasks that have run to an end.
     pub(crate) count: u64,
+    /// Tries of all of them.
     pub(crate) attempts: u64,
+    /// Sum of their wall times.
     pub(crate) total_seconds: f64,
+    /// Mean of their wall times.
     pub(crate) mean_seconds: f64,
+    /// Longest wall time.
     pub(crate) max_seconds: f64,
 }
 
 /// One task.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Task {
+    /// Unique within the run.
     pub(crate) id: u64,
+    /// Such as `prove`.
     #[serde(rename = "type")]
     pub(crate) task_type: String,
+    /// Stage that its type belongs to.
     pub(crate) stage: String,
     /// The planner's own name of it.
     pub(crate) request_id: String,
+    /// Waiting, Ready, Assigned, Running, Retrying, Succeeded, Failed or Dropped.
     pub(crate) state: &'static str,
+    /// When its last attempt started to run.
     pub(crate) started_at: Option<String>,
+    /// When it became terminal.
     pub(crate) ended_at: Option<String>,
     /// Of its last attempt.
     pub(crate) wall_seconds: Option<f64>,
+    /// Time on the device, as the backend measured it.
     pub(crate) device_seconds: f64,
+    /// Tries so far.
     pub(crate) attempts: u32,
+    /// Worker of its last attempt.
     pub(crate) worker: Option<String>,
     /// Words of its last failure.
     pub(crate) failure: Option<String>,
+    /// Answered from what another task had made.
     pub(crate) from_cache: bool,
 }
 
@@ -456,6 +519,23 @@ mod tests {
         assert_eq!(json["exitCode"], 2);
         assert_eq!(json["reason"], "NotAnElf");
         assert_eq!(json["timing"]["commandSeconds"], 1.5);
+    }
+
+    #[test]
+    fn the_committed_schema_is_that_of_the_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("report.schema.json");
+        let schema = schemars::SchemaGenerator::from(schemars::generate::SchemaSettings::draft2020_12().for_serialize())
+            .into_root_schema_for::<JobReport>();
+        let fresh = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if std::env::var_os("PROVER_WRITE_SCHEMA").is_some() {
+            std::fs::write(&path, &fresh).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == fresh,
+            "{} is stale: run `PROVER_WRITE_SCHEMA=1 cargo test -p kubectl-proof schema`",
+            path.display()
+        );
     }
 
     #[test]

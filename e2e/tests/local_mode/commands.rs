@@ -1,0 +1,85 @@
+//! The commands beside `run`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use prover_e2e::{Model, bin_directory, binary, workspace};
+
+fn kubectl_proof(arguments: &[&str]) -> Output {
+    Command::new(binary("kubectl-proof"))
+        .args(arguments)
+        .env("PROVER_BACKENDS_DIRECTORY", bin_directory())
+        .output()
+        .expect("kubectl-proof can be started")
+}
+
+fn manifests_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the samples are there").flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            found.push(path.to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_local_sample_is_valid() {
+    let samples = manifests_below(&workspace().join("config/samples/local"));
+    assert!(samples.len() >= 6, "{samples:?}");
+    for sample in samples {
+        let output = kubectl_proof(&["validate", "-f", &sample]);
+        assert!(output.status.success(), "{sample}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_emulated_sample_runs() {
+    let sample = workspace().join("config/samples/local/emulated.yaml");
+    let done = prover_e2e::Job::of_file(sample).run().expect_code(0);
+    assert_eq!(done.report()["execution"]["segments"], 16);
+}
+
+#[test]
+fn validate_opens_no_files_and_tells_scripts_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.yaml");
+    let text = Model::new(2).manifest("job").text();
+    std::fs::write(&path, text.replace("\"spec\"", "\"spek\"")).unwrap();
+    let output = kubectl_proof(&["validate", "-o", "json", "-f", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["valid"], &json["exitCode"]), (&false.into(), &2.into()));
+    assert!(json["message"].as_str().unwrap().contains("spek"), "{json}");
+}
+
+#[test]
+fn verify_tells_bad_input_from_a_refusal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.proof");
+    std::fs::write(&file, "no receipt at all").unwrap();
+    let (file, id) = (file.to_str().unwrap(), "0".repeat(64));
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["verify", "/nowhere/a.proof", "--image-id", &id], 2, "/nowhere/a.proof"),
+        (&["verify", file, "--image-id", "xyz"], 2, "64 hexadecimal digits"),
+        (&["verify", file, "--image-id", &id], 2, "receipt"),
+        (&["verify", file, "--image-id", &id, "--system", "emulated"], 1, "refused"),
+    ];
+    for (arguments, code, word) in cases {
+        let output = kubectl_proof(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn help_documents_the_exit_codes_and_the_version_is_printed() {
+    let help = kubectl_proof(&["run", "--help"]);
+    assert!(help.status.success());
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(text.contains("130") && text.contains("bad input"), "{text}");
+    let version = kubectl_proof(&["version"]);
+    assert!(String::from_utf8_lossy(&version.stdout).starts_with("kubectl-proof "));
+}

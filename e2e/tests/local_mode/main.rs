@@ -1,0 +1,11 @@
+//! Local mode as a user sees it: the real programs, real processes, and what happens when something goes wrong.
+//!
+//! Nothing here proves anything: jobs are emulated, or end before RISC Zero would begin to prove. Real proofs are
+//! in `real_proof.rs`.
+
+mod bad_input;
+mod commands;
+mod faults;
+mod signals;
+mod storage;
+mod success;
