@@ -10,14 +10,18 @@
 
 pub mod conditions;
 mod crd;
+mod manifest;
 mod proof_job;
 mod prover_cluster;
 mod quantity;
 pub mod rules;
 mod source;
+mod validation;
 
 pub use crd::{GeneratedFile, generated_files, proof_job_crd, prover_cluster_crd};
+pub use manifest::*;
 pub use proof_job::*;
 pub use prover_cluster::*;
 pub use quantity::Quantity;
 pub use source::*;
+pub use validation::{Destination, Position, Violation, Violations};
