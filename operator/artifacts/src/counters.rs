@@ -95,9 +95,9 @@ pub struct CountersSnapshot {
     pub bytes_written: u64,
     /// Uploads whose checksum the store did not confirm in its answer.
     pub unconfirmed_uploads: u64,
-    /// Bytes of multipart buffers in memory now.
+    /// Bytes of upload buffers in memory now.
     pub buffered_bytes: u64,
-    /// The most bytes of multipart buffers that were in memory at once.
+    /// The most bytes of upload buffers that were in memory at once.
     pub buffered_bytes_peak: u64,
 }
 
@@ -126,6 +126,24 @@ impl Counters {
 
     pub(crate) fn written(&self, bytes: u64) {
         self.lock().bytes_written += bytes;
+    }
+
+    pub(crate) fn request(&self, request: Request) {
+        *self.lock().requests.entry(request.label()).or_default() += 1;
+    }
+
+    pub(crate) fn unconfirmed_upload(&self) {
+        self.lock().unconfirmed_uploads += 1;
+    }
+
+    pub(crate) fn buffered(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.buffered_bytes += bytes;
+        state.buffered_bytes_peak = state.buffered_bytes_peak.max(state.buffered_bytes);
+    }
+
+    pub(crate) fn unbuffered(&self, bytes: u64) {
+        self.lock().buffered_bytes -= bytes;
     }
 
     fn lock(&self) -> MutexGuard<'_, CountersSnapshot> {

@@ -79,9 +79,9 @@ pub enum StoreError {
         /// The store.
         store: String,
         /// What it should be.
-        expected: ObjectInfo,
+        expected: Box<ObjectInfo>,
         /// What was read.
-        found: ObjectInfo,
+        found: Box<ObjectInfo>,
     },
     /// The store found that the bytes of an upload differ from their checksum.
     #[error("the upload of `{key}` to the store {store} was damaged on the way: {problem}")]

@@ -367,8 +367,8 @@ impl Shared {
         Err(StoreError::ChecksumMismatch {
             key: key.to_string(),
             store: self.name.clone(),
-            expected: *expected,
-            found: *found,
+            expected: Box::new(*expected),
+            found: Box::new(*found),
         })
     }
 

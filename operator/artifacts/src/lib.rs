@@ -9,6 +9,7 @@
 //!   retryable [`StoreError::ChecksumMismatch`], never a wrong proof.
 //! - Memory is bounded by [`StoreOptions`], whatever the size of the object.
 
+mod buffers;
 mod counters;
 mod error;
 mod folder;
@@ -16,6 +17,7 @@ mod hash;
 mod key;
 mod local;
 mod retry;
+mod s3;
 mod store;
 mod url;
 
@@ -25,6 +27,7 @@ pub use folder::FolderStore;
 pub use hash::{ObjectInfo, Sha256, Sha256Hasher, Sha256ParseError};
 pub use key::{Key, MAX_KEY_BYTES, MAX_SEGMENT_BYTES, Prefix};
 pub use retry::{Jitter, RandomJitter, RetryPolicy};
+pub use s3::S3Store;
 pub use store::{
     ArtifactStore, Condition, ListedObject, Listing, MAX_LIST_OBJECTS, StaticCredentials, StoreCapabilities,
     StoreOptions, open, open_with,

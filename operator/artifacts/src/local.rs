@@ -66,7 +66,7 @@ pub(crate) fn partial_in(folder: &Path) -> io::Result<NamedTempFile> {
             .tempfile_in(folder);
         match created {
             Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < CREATE_ATTEMPTS => {
-                attempt += 1
+                attempt += 1;
             }
             other => return other,
         }

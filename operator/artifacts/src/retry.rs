@@ -16,6 +16,8 @@ use crate::error::{Retry, StoreError};
 pub struct RetryPolicy {
     /// The most tries of one request or operation, the first one included; at least 1.
     pub attempts: u32,
+    /// The most fetches of one object whose content differs: one that is damaged in the store stays so.
+    pub mismatch_attempts: u32,
     /// Bound of the first wait.
     pub first_wait: Duration,
     /// Bound that the doubling stops at. A store that names a time itself is never waited for longer than this.
@@ -28,6 +30,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 8,
+            mismatch_attempts: 3,
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(20),
             total: Duration::from_secs(120),
@@ -74,6 +77,7 @@ impl Retrier {
             retrier: self,
             start: Instant::now(),
             failures: 0,
+            mismatches: 0,
         }
     }
 }
@@ -84,6 +88,7 @@ pub(crate) struct Tries<'a> {
     retrier: &'a Retrier,
     start: Instant,
     failures: u32,
+    mismatches: u32,
 }
 
 impl Tries<'_> {
@@ -93,6 +98,7 @@ impl Tries<'_> {
             Ok(value) => return Some(Ok(value)),
             Err(error) => error,
         };
+        self.mismatches += u32::from(matches!(error, StoreError::ChecksumMismatch { .. }));
         let Some(wait) = self.wait_after(&error) else {
             return Some(Err(error));
         };
@@ -110,7 +116,7 @@ impl Tries<'_> {
 
     fn wait_after(&self, error: &StoreError) -> Option<Duration> {
         let policy = &self.retrier.policy;
-        if self.failures + 1 >= policy.attempts {
+        if self.failures + 1 >= policy.attempts || self.mismatches >= policy.mismatch_attempts.max(1) {
             return None;
         }
         let doubled = policy

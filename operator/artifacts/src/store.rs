@@ -14,6 +14,7 @@ use crate::folder::FolderStore;
 use crate::hash::ObjectInfo;
 use crate::key::{Key, Prefix};
 use crate::retry::{Jitter, RandomJitter, RetryPolicy};
+use crate::s3::S3Store;
 use crate::url::StoreUrl;
 
 /// The most objects that one [`ArtifactStore::list`] answers.
@@ -152,7 +153,7 @@ pub struct StoreOptions {
     pub parts_in_flight: usize,
     /// S3: how long a connection may take.
     pub connect_timeout: Duration,
-    /// S3: how long the store may take to begin an answer.
+    /// S3: how long the store may take to begin an answer, the sending of the request included.
     pub read_timeout: Duration,
 }
 
@@ -167,7 +168,7 @@ impl Default for StoreOptions {
             part_bytes: 8 << 20,
             parts_in_flight: 4,
             connect_timeout: Duration::from_secs(5),
-            read_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -183,9 +184,6 @@ pub async fn open(url: &str) -> Result<Arc<dyn ArtifactStore>, StoreError> {
 pub async fn open_with(url: &str, options: StoreOptions) -> Result<Arc<dyn ArtifactStore>, StoreError> {
     match url.parse()? {
         StoreUrl::Folder(path) => Ok(Arc::new(FolderStore::open(path, options).await?)),
-        StoreUrl::S3(_) => Err(StoreError::InvalidUrl {
-            url: url.into(),
-            problem: "S3 is not built in".into(),
-        }),
+        StoreUrl::S3(location) => Ok(Arc::new(S3Store::open(location, options).await?)),
     }
 }
