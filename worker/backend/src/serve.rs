@@ -511,9 +511,10 @@ async fn run_attempt<B: Backend>(
     attempt.blocking_sections().wait().await;
     // A call that was refused for a lost lease may have made the backend return before this task saw the
     // cancellation: the attempt counts as stopped all the same.
-    match outcome {
-        Outcome::Finished(Err(_)) if attempt.cancellation().is_cancelled() => Outcome::Stopped,
-        outcome => outcome,
+    if attempt.cancellation().is_cancelled() {
+        Outcome::Stopped
+    } else {
+        outcome
     }
 }
 
