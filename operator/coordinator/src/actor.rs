@@ -170,7 +170,7 @@ impl Actor {
                 event,
             } => {
                 if self.is_current(worker, session) {
-                    self.apply(event);
+                    self.call(worker, event);
                 }
             }
         }

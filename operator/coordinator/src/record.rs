@@ -14,7 +14,7 @@ use prover_core::{
 };
 use tokio::sync::watch;
 
-use crate::admission::JobRequest;
+use crate::admission::{JobRequest, PUBLIC_VALUES};
 use crate::catalogue::Backend;
 use crate::view::{
     ExecutionReport, JobView, Phase, ProofReport, ProofView, StageProgress, TaskState, TaskView,
@@ -77,6 +77,7 @@ pub(crate) fn early_view(
         tasks: Vec::new(),
         execution: None,
         proof: None,
+        public_values: None,
         emulated: false,
         backend: None,
         submitted_at,
@@ -214,6 +215,7 @@ impl JobRecord {
         let elapsed = told.started_at.map_or(Duration::ZERO, |start| {
             duration(told.finished_at.unwrap_or(now) - start)
         });
+        let succeeded = words.phase == Phase::Succeeded;
         let cycles = self
             .execution
             .as_ref()
@@ -231,8 +233,9 @@ impl JobRecord {
             stages: self.stages(state),
             tasks: self.views.clone(),
             execution: self.execution.clone(),
-            proof: (words.phase == Phase::Succeeded)
-                .then(|| self.proof_view(state))
+            proof: succeeded.then(|| self.proof_view(state)).flatten(),
+            public_values: succeeded
+                .then(|| state.artifact(self.job, &PUBLIC_VALUES.into()).cloned())
                 .flatten(),
             emulated: self.backend.emulated,
             backend: Some(self.backend.version.clone()),

@@ -70,6 +70,8 @@ pub struct JobView {
     pub execution: Option<ExecutionReport>,
     /// The verified proof. Only of jobs that succeeded and are not emulated.
     pub proof: Option<ProofView>,
+    /// What the program made public, in the store. Only of jobs that succeeded.
+    pub public_values: Option<Binding>,
     /// Its results are made up from a model: it never claims a proof.
     pub emulated: bool,
     /// Backend that it is pinned to.

@@ -1,9 +1,10 @@
 //! Executing what the scheduling core asks for.
 
 use prover_core::{
-    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, JobId, JobPhase, Refusal, TaskChange, TaskId,
-    TaskOutcome, WorkerId,
+    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, Event, FailureClass, JobId, JobPhase, Refusal, TaskChange, TaskId,
+    TaskOutcome, Usage, WorkerId,
 };
+use prover_wire::Validate;
 use prover_wire::limits::cut_text;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
@@ -99,6 +100,17 @@ impl Actor {
             tracing::debug!(attempt = %assignment.attempt, "an assignment lost its task");
             return;
         };
+        // What the worker plane can't carry is the job's fault: sending it would only break the worker's stream.
+        if let Err(error) = message.validate() {
+            self.following.push_back(Event::AttemptFailed {
+                attempt: assignment.attempt,
+                class: FailureClass::Fatal,
+                reason: "AssignmentTooLarge".into(),
+                message: format!("task type {} can't be sent to a worker: {error}", message.task_type).into(),
+                usage: Usage::default(),
+            });
+            return;
+        }
         self.parts.metrics.assignments.inc();
         self.send(assignment.worker, Outbound::Assign(message));
     }

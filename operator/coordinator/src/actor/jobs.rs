@@ -18,7 +18,7 @@ use crate::view::{JobView, Phase};
 /// As the core names the wait of a job whose backend is pinned already.
 const NO_WORKER_OF_BACKEND: &str = "NoWorkerOfBackend";
 /// As the core names it.
-const DEADLINE_PASSED: &str = "DeadlinePassed";
+const DEADLINE_PASSED: &str = "DeadlineExceeded";
 
 /// A job whose proof system no worker offers yet, so that it has no backend and the core can't hold it.
 #[derive(Debug)]

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use prover_core::{Action, AttemptId, Event, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec};
+use prover_core::{
+    Action, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec,
+};
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::mpsc::error::TrySendError;
@@ -12,7 +14,7 @@ use tonic::Status;
 use super::{Actor, EPOCH};
 use crate::catalogue::Backend;
 use crate::command::Connected;
-use crate::convert::{Completion, Hello, Report};
+use crate::convert::{self, Completion, Hello, Report};
 use crate::session::{SessionHandle, envelope};
 use crate::view::ExecutionReport;
 
@@ -21,6 +23,9 @@ const LOST_WORKER_MEMORY: Milliseconds = Milliseconds(60_000);
 
 /// Reason of a job whose concluding task proved nothing that can be shown.
 const INVALID_CONCLUSION: &str = "InvalidConclusion";
+
+/// Metric label of a key that belongs to another attempt.
+const FOREIGN_KEY: &str = "foreign_key";
 
 /// A worker that is not gone.
 #[derive(Debug)]
@@ -326,6 +331,38 @@ impl Actor {
         self.apply(event);
     }
 
+    /// A call of an attempt. Names are bound only to keys of the attempt itself, so that no worker can make one
+    /// job's artifact pass for another's.
+    pub(super) fn call(&mut self, worker: WorkerId, event: Event) {
+        if let Event::ArtifactBound { call, attempt, name, binding } = &event
+            && let Some(key) = self.foreign_key(*attempt, [binding])
+        {
+            self.parts.metrics.message_refused(FOREIGN_KEY);
+            tracing::warn!(%worker, %attempt, %name, key, "an attempt names a key that is not its own");
+            let answer = wire::Answer {
+                call_id: convert::worker_call_id(*call),
+                error: format!("{name} is bound to {key}, which is not below the keys of attempt {attempt}"),
+                error_kind: wire::ErrorKind::InvalidArgument.into(),
+                ..wire::Answer::default()
+            };
+            self.send(worker, Outbound::Answer(answer));
+            return;
+        }
+        self.apply(event);
+    }
+
+    /// The first key that is not below the attempt's own; none where the attempt is not known any more.
+    fn foreign_key<'a>(
+        &self,
+        attempt: AttemptId,
+        bindings: impl IntoIterator<Item = &'a Binding>,
+    ) -> Option<String> {
+        let told = self.state.attempt(attempt)?;
+        let prefix = self.jobs.get(&told.job)?.request.prefix.attempt_prefix(attempt.0).ok()?;
+        let foreign = bindings.into_iter().find(|binding| !binding.key.starts_with(prefix.as_str()));
+        foreign.map(|binding| binding.key.to_string())
+    }
+
     fn succeeded(&mut self, completion: Completion) {
         let Completion {
             attempt,
@@ -335,6 +372,18 @@ impl Actor {
             proof,
             usage,
         } = completion;
+        if let Some(key) = self.foreign_key(attempt, outputs.iter().map(|(_, binding)| binding)) {
+            self.parts.metrics.message_refused(FOREIGN_KEY);
+            let event = Event::AttemptFailed {
+                attempt,
+                class: FailureClass::Fatal,
+                reason: "ForeignArtifactKey".into(),
+                message: format!("the attempt named the key {key}, which is not its own").into(),
+                usage,
+            };
+            self.failed(attempt, event);
+            return;
+        }
         self.parts
             .metrics
             .device_seconds
@@ -470,8 +519,7 @@ fn split_stops(actions: Vec<Action>, to: WorkerId, held: &[AttemptId]) -> (Vec<u
     (stopped, others)
 }
 
-fn class_label(class: prover_core::FailureClass) -> &'static str {
-    use prover_core::FailureClass;
+fn class_label(class: FailureClass) -> &'static str {
     match class {
         FailureClass::Retryable => "retryable",
         FailureClass::OutOfMemory => "out_of_memory",
