@@ -138,8 +138,9 @@ pub(crate) struct ChildArguments {
 }
 
 fn parse_duration(text: &str) -> Result<SignedDuration, String> {
-    let duration: SignedDuration =
-        text.parse().map_err(|_| "write a time such as 90s, 20m or 1h30m".to_owned())?;
+    let duration: SignedDuration = text
+        .parse()
+        .map_err(|_| "write a time such as 90s, 20m or 1h30m".to_owned())?;
     if duration <= SignedDuration::ZERO {
         return Err("the time must be longer than zero".to_owned());
     }
@@ -181,7 +182,12 @@ mod tests {
 
     #[test]
     fn bytes_are_read_as_kubernetes_writes_them() {
-        for (text, bytes) in [("1", 1), ("4Gi", 4 << 30), ("512Mi", 512 << 20), ("2G", 2_000_000_000)] {
+        for (text, bytes) in [
+            ("1", 1),
+            ("4Gi", 4 << 30),
+            ("512Mi", 512 << 20),
+            ("2G", 2_000_000_000),
+        ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
         for text in ["", "0", "-1", "4 Gi", "4GiB", "99999999Ti"] {

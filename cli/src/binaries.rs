@@ -11,7 +11,11 @@ pub(crate) enum BinaryError {
          (or PROVER_BACKENDS_DIRECTORY)",
         folder = folder.display()
     )]
-    NotFound { name: String, folder: PathBuf, target: &'static str },
+    NotFound {
+        name: String,
+        folder: PathBuf,
+        target: &'static str,
+    },
     /// The folder of this executable is unknown.
     #[error("can't find the folder of this executable: {source}. Name the folder with --backends-directory")]
     OwnFolderUnknown { source: std::io::Error },
@@ -37,12 +41,16 @@ impl Binaries {
     /// The given folder, else the one of this executable.
     pub(crate) fn locate(folder: Option<&Path>) -> Result<Self, BinaryError> {
         if let Some(folder) = folder {
-            return Ok(Binaries { folder: folder.to_owned() });
+            return Ok(Binaries {
+                folder: folder.to_owned(),
+            });
         }
         let own = std::env::current_exe().map_err(|source| BinaryError::OwnFolderUnknown { source })?;
         // A plugin folder often holds only a link to the program.
         let own = own.canonicalize().unwrap_or(own);
-        Ok(Binaries { folder: own.parent().unwrap_or(Path::new(".")).to_owned() })
+        Ok(Binaries {
+            folder: own.parent().unwrap_or(Path::new(".")).to_owned(),
+        })
     }
 
     /// The worker program.
@@ -52,7 +60,11 @@ impl Binaries {
 
     /// The backend of a proof system.
     pub(crate) fn backend(&self, system: &str) -> Result<PathBuf, BinaryError> {
-        let target = if system == "risc0" { "backend-risc0" } else { "build" };
+        let target = if system == "risc0" {
+            "backend-risc0"
+        } else {
+            "build"
+        };
         self.find(format!("prover-backend-{system}"), target)
     }
 
@@ -61,7 +73,11 @@ impl Binaries {
         if path.is_file() {
             Ok(path)
         } else {
-            Err(BinaryError::NotFound { name, folder: self.folder.clone(), target })
+            Err(BinaryError::NotFound {
+                name,
+                folder: self.folder.clone(),
+                target,
+            })
         }
     }
 }

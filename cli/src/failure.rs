@@ -44,12 +44,20 @@ pub(crate) struct Failure {
 impl Failure {
     /// Something that the user gave is wrong.
     pub(crate) fn bad_input(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Failure { exit: Exit::BadInput, reason: reason.into(), message: message.into() }
+        Failure {
+            exit: Exit::BadInput,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// The proof could not be made.
     pub(crate) fn proof_failed(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Failure { exit: Exit::ProofFailed, reason: reason.into(), message: message.into() }
+        Failure {
+            exit: Exit::ProofFailed,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 }
 

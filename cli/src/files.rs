@@ -16,10 +16,19 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) enum FileError {
     /// It could not be read.
     #[error("can't read {what} {path}: {source}", path = path.display())]
-    Read { what: &'static str, path: PathBuf, source: std::io::Error },
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// It is larger than anything this command takes.
     #[error("{what} {path} has {bytes} bytes, more than the limit of {limit}", path = path.display())]
-    TooLarge { what: &'static str, path: PathBuf, bytes: u64, limit: u64 },
+    TooLarge {
+        what: &'static str,
+        path: PathBuf,
+        bytes: u64,
+        limit: u64,
+    },
     /// It could not be written.
     #[error("can't write {path}: {source}. Choose another folder with --output-directory", path = path.display())]
     Write { path: PathBuf, source: std::io::Error },
@@ -39,13 +48,25 @@ impl FileError {
 
 /// Reads a whole file of at most `limit` bytes. `what` names its role in messages.
 pub(crate) fn read(what: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
-    let failed = |source| FileError::Read { what, path: path.to_owned(), source };
+    let failed = |source| FileError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    };
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if metadata.is_dir() {
-        return Err(failed(std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a folder")));
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::IsADirectory,
+            "it is a folder",
+        )));
     }
     if metadata.len() > limit {
-        return Err(FileError::TooLarge { what, path: path.to_owned(), bytes: metadata.len(), limit });
+        return Err(FileError::TooLarge {
+            what,
+            path: path.to_owned(),
+            bytes: metadata.len(),
+            limit,
+        });
     }
     std::fs::read(path).map_err(failed)
 }
@@ -57,7 +78,9 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileErro
         _ => Path::new("."),
     };
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".kubectl-proof-").tempfile_in(directory)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".kubectl-proof-")
+            .tempfile_in(directory)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         let mut permissions = file.as_file().metadata()?.permissions();
@@ -67,12 +90,19 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileErro
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
-    write().map_err(|source| FileError::Write { path: path.to_owned(), source })
+    write().map_err(|source| FileError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Path, size and SHA-256 of a file that is there, read piece by piece.
 pub(crate) fn describe(path: &Path) -> Result<WrittenFile, FileError> {
-    let failed = |source| FileError::Read { what: "file", path: path.to_owned(), source };
+    let failed = |source| FileError::Read {
+        what: "file",
+        path: path.to_owned(),
+        source,
+    };
     let mut file = std::fs::File::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -85,7 +115,11 @@ pub(crate) fn describe(path: &Path) -> Result<WrittenFile, FileError> {
         hasher.update(&buffer[..length]);
         bytes += length as u64;
     }
-    Ok(WrittenFile { path: path.display().to_string(), bytes, sha256: hex::encode(hasher.finalize()) })
+    Ok(WrittenFile {
+        path: path.display().to_string(),
+        bytes,
+        sha256: hex::encode(hasher.finalize()),
+    })
 }
 
 #[cfg(test)]
@@ -125,12 +159,21 @@ mod tests {
         std::fs::write(&path, b"abc").unwrap();
         let described = describe(&path).unwrap();
         assert_eq!(described.bytes, 3);
-        assert!(described.sha256.starts_with("ba7816bf8f01cfea"), "{}", described.sha256);
+        assert!(
+            described.sha256.starts_with("ba7816bf8f01cfea"),
+            "{}",
+            described.sha256
+        );
     }
 
     #[test]
     fn a_folder_is_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read("input", folder.path(), 4).unwrap_err().to_string().contains("it is a folder"));
+        assert!(
+            read("input", folder.path(), 4)
+                .unwrap_err()
+                .to_string()
+                .contains("it is a folder")
+        );
     }
 }

@@ -13,8 +13,7 @@ const DEFAULT_FILTER: &str = "info";
 /// Logs to `coordinator.log` in `directory`.
 pub(crate) fn install(directory: &Path) -> std::io::Result<()> {
     let file = std::fs::File::create(directory.join("coordinator.log"))?;
-    let filter =
-        EnvFilter::try_from_env("PROVER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter = EnvFilter::try_from_env("PROVER_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)

@@ -71,8 +71,12 @@ fn refuse_arguments(error: &clap::Error, words: &[OsString]) -> ExitCode {
 
 fn asks_for_json(words: &[OsString]) -> bool {
     let is_run = words.get(1).is_some_and(|word| word == "run");
-    let names_json = words.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
-        || words.iter().any(|word| word == "--output=json" || word == "-ojson");
+    let names_json = words
+        .windows(2)
+        .any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+        || words
+            .iter()
+            .any(|word| word == "--output=json" || word == "-ojson");
     is_run && names_json
 }
 
@@ -98,7 +102,11 @@ fn validate(arguments: &ValidateArguments) -> Exit {
     match result {
         Ok(manifest) => {
             if arguments.output == OutputFormat::Text {
-                println!("{}: ProofJob {} is valid", arguments.filename.display(), manifest.name);
+                println!(
+                    "{}: ProofJob {} is valid",
+                    arguments.filename.display(),
+                    manifest.name
+                );
             }
             Exit::Success
         }

@@ -43,7 +43,11 @@ fn parse(text: &str, path: &Path, folder: PathBuf) -> Result<Manifest, Failure> 
         |message: String| Failure::bad_input("InvalidManifest", format!("{}: {message}", path.display()));
     let job = prover_crds::parse_proof_job(text).map_err(|error| invalid(error.to_string()))?;
     let name = job.metadata.name.clone().unwrap_or_default();
-    if name.is_empty() || name.len() > NAME_BYTES || !name.chars().all(is_name_character) || name.starts_with('.') {
+    if name.is_empty()
+        || name.len() > NAME_BYTES
+        || !name.chars().all(is_name_character)
+        || name.starts_with('.')
+    {
         return Err(invalid(
             "metadata.name must be there and have only lower-case letters, digits, `-` and `.`, since files are \
              named after it"
@@ -59,9 +63,16 @@ fn is_name_character(character: char) -> bool {
 
 fn read_standard_input() -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| {
-        Failure::bad_input("FileNotReadable", format!("can't read the manifest from standard input: {error}"))
-    })?;
+    std::io::stdin()
+        .lock()
+        .take(MANIFEST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| {
+            Failure::bad_input(
+                "FileNotReadable",
+                format!("can't read the manifest from standard input: {error}"),
+            )
+        })?;
     if bytes.len() as u64 > MANIFEST_BYTES {
         return Err(Failure::bad_input(
             "FileTooLarge",
@@ -72,8 +83,12 @@ fn read_standard_input() -> Result<String, Failure> {
 }
 
 fn into_text(bytes: Vec<u8>, label: &str) -> Result<String, Failure> {
-    String::from_utf8(bytes)
-        .map_err(|error| Failure::bad_input("InvalidManifest", format!("{label} is not a text in UTF-8: {error}")))
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::bad_input(
+            "InvalidManifest",
+            format!("{label} is not a text in UTF-8: {error}"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -109,20 +124,29 @@ spec:
         let text = GOOD.replace("  proof:\n", "  prooof: 1\n  proof:\n");
         let failure = parse(&text, Path::new("job.yaml"), PathBuf::new()).unwrap_err();
         assert_eq!(failure.exit.code(), 2);
-        assert!(failure.message.contains("job.yaml") && failure.message.contains("prooof"), "{failure}");
+        assert!(
+            failure.message.contains("job.yaml") && failure.message.contains("prooof"),
+            "{failure}"
+        );
     }
 
     #[test]
     fn a_name_that_could_leave_the_output_folder_is_refused() {
         for name in ["../evil", "a/b", "\"\"", ".hidden"] {
             let text = GOOD.replace("name: good", &format!("name: {name}"));
-            assert!(parse(&text, Path::new("job.yaml"), PathBuf::new()).is_err(), "{name}");
+            assert!(
+                parse(&text, Path::new("job.yaml"), PathBuf::new()).is_err(),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_manifest_that_is_not_there_is_bad_input() {
         let failure = read(Path::new("/nowhere/job.yaml")).unwrap_err();
-        assert_eq!((failure.exit.code(), failure.reason.as_str()), (2, "FileNotFound"));
+        assert_eq!(
+            (failure.exit.code(), failure.reason.as_str()),
+            (2, "FileNotFound")
+        );
     }
 }

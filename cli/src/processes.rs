@@ -25,9 +25,14 @@ pub(crate) fn signal_group(leader: u32, signal: Signal) {
     }
 }
 
-/// Kills every living descendant of this process and tells how many there were in the end.
+/// Kills every living descendant of this process and tells how many are left.
 pub(crate) async fn kill_descendants() -> usize {
-    let mut left = living_descendants();
+    kill_descendants_of(rustix::process::getpid().as_raw_nonzero().get()).await
+}
+
+async fn kill_descendants_of(root: i32) -> usize {
+    let living = || descendants_of(root, &living_processes(Path::new("/proc")));
+    let mut left = living();
     for _ in 0..KILL_ROUNDS {
         if left.is_empty() {
             return 0;
@@ -38,19 +43,16 @@ pub(crate) async fn kill_descendants() -> usize {
             }
         }
         tokio::time::sleep(KILL_ROUND_WAIT).await;
-        left = living_descendants();
+        left = living();
     }
     left.len()
 }
 
-fn living_descendants() -> Vec<i32> {
-    let parents = living_processes(Path::new("/proc"));
-    descendants_of(rustix::process::getpid().as_raw_nonzero().get(), &parents)
-}
-
 /// Process id to parent's id, of all processes that are no zombies.
 fn living_processes(proc: &Path) -> BTreeMap<i32, i32> {
-    let Ok(entries) = std::fs::read_dir(proc) else { return BTreeMap::new() };
+    let Ok(entries) = std::fs::read_dir(proc) else {
+        return BTreeMap::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| {
@@ -76,7 +78,12 @@ fn descendants_of(root: i32, parents: &BTreeMap<i32, i32>) -> Vec<i32> {
     let mut found = vec![root];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, its_parent)| **its_parent == parent).map(|(pid, _)| *pid));
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, its_parent)| **its_parent == parent)
+                .map(|(pid, _)| *pid),
+        );
         next += 1;
     }
     found.remove(0);
@@ -101,9 +108,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_in_a_group_of_its_own_is_killed() {
-        let mut child = tokio::process::Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
-        assert_eq!(kill_descendants().await, 0);
-        assert!(!child.wait().await.unwrap().success());
+    async fn a_grandchild_in_a_group_of_its_own_is_killed() {
+        // With job control a background process gets a group of its own.
+        let mut child = tokio::process::Command::new("bash")
+            .args(["-c", "set -m; sleep 1000 & echo started; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first_line = [0; 8];
+        tokio::io::AsyncReadExt::read_exact(child.stdout.as_mut().unwrap(), &mut first_line)
+            .await
+            .unwrap();
+        let root = i32::try_from(child.id().unwrap()).unwrap();
+        assert_eq!(kill_descendants_of(root).await, 0);
+        // Its shell ends once the process that it waits for is gone.
+        child.wait().await.unwrap();
     }
 }

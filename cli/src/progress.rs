@@ -28,7 +28,11 @@ impl Progress {
                 waiting: None,
             })
         } else {
-            Progress::Lines(Lines { last: String::new(), last_at: None, started: Instant::now() })
+            Progress::Lines(Lines {
+                last: String::new(),
+                last_at: None,
+                started: Instant::now(),
+            })
         }
     }
 
@@ -73,7 +77,9 @@ impl Bars {
     fn show(&mut self, view: &JobView) {
         if view.phase == Phase::Queued {
             let all = &self.all;
-            let waiting = self.waiting.get_or_insert_with(|| all.add(ProgressBar::new_spinner()));
+            let waiting = self
+                .waiting
+                .get_or_insert_with(|| all.add(ProgressBar::new_spinner()));
             waiting.set_message(waiting_line(view));
             waiting.tick();
         } else if let Some(waiting) = self.waiting.take() {
@@ -81,9 +87,15 @@ impl Bars {
         }
         for stage in &view.stages {
             let all = &self.all;
-            let later = self.stages.range(stage.order + 1..).next().map(|(_, bar)| bar.clone());
+            let later = self
+                .stages
+                .range(stage.order + 1..)
+                .next()
+                .map(|(_, bar)| bar.clone());
             let bar = self.stages.entry(stage.order).or_insert_with(|| {
-                let bar = ProgressBar::new(stage.total).with_prefix(stage.name.to_string()).with_style(style());
+                let bar = ProgressBar::new(stage.total)
+                    .with_prefix(stage.name.to_string())
+                    .with_style(style());
                 match later {
                     Some(later) => all.insert_before(&later, bar),
                     None => all.add(bar),
@@ -91,7 +103,11 @@ impl Bars {
             });
             bar.set_length(stage.total);
             bar.set_position(stage.done);
-            bar.set_message(if stage.running > 0 { format!("{} running", stage.running) } else { String::new() });
+            bar.set_message(if stage.running > 0 {
+                format!("{} running", stage.running)
+            } else {
+                String::new()
+            });
         }
     }
 }
@@ -111,19 +127,32 @@ pub(crate) struct Lines {
 
 impl Lines {
     fn next(&mut self, view: &JobView, now: Instant) -> Option<String> {
-        let line = if view.phase == Phase::Queued { waiting_line(view) } else { stages_line(view) };
-        let too_early = self.last_at.is_some_and(|at| now.duration_since(at) < LINE_INTERVAL);
+        let line = if view.phase == Phase::Queued {
+            waiting_line(view)
+        } else {
+            stages_line(view)
+        };
+        let too_early = self
+            .last_at
+            .is_some_and(|at| now.duration_since(at) < LINE_INTERVAL);
         if line.is_empty() || line == self.last || (too_early && !view.phase.is_terminal()) {
             return None;
         }
         self.last.clone_from(&line);
         self.last_at = Some(now);
-        Some(format!("[{:>6.1} s] {line}", now.duration_since(self.started).as_secs_f64()))
+        Some(format!(
+            "[{:>6.1} s] {line}",
+            now.duration_since(self.started).as_secs_f64()
+        ))
     }
 }
 
 fn waiting_line(view: &JobView) -> String {
-    if view.message.is_empty() { format!("waiting: {}", view.reason) } else { format!("waiting: {}", view.message) }
+    if view.message.is_empty() {
+        format!("waiting: {}", view.reason)
+    } else {
+        format!("waiting: {}", view.message)
+    }
 }
 
 fn stages_line(view: &JobView) -> String {
@@ -132,7 +161,10 @@ fn stages_line(view: &JobView) -> String {
         .iter()
         .map(|stage| match stage.running {
             0 => format!("{} {}/{}", stage.name, stage.done, stage.total),
-            running => format!("{} {}/{} ({running} running)", stage.name, stage.done, stage.total),
+            running => format!(
+                "{} {}/{} ({running} running)",
+                stage.name, stage.done, stage.total
+            ),
         })
         .collect();
     stages.join(", ")

@@ -303,7 +303,10 @@ impl JobReport {
             api_version: API_VERSION,
             kind: "ProofJobReport",
             tool_version: env!("CARGO_PKG_VERSION"),
-            metadata: Metadata { manifest: manifest.display().to_string(), ..Metadata::default() },
+            metadata: Metadata {
+                manifest: manifest.display().to_string(),
+                ..Metadata::default()
+            },
             outcome: Outcome::Failed,
             exit_code: Exit::ProofFailed.code(),
             reason: String::new(),
@@ -344,7 +347,12 @@ impl JobReport {
             exit_code: execution.exit_code,
             program_id: execution.program_id.clone(),
         });
-        let tasks: Vec<&TaskView> = view.tasks.iter().map(AsRef::as_ref).filter(|task| !task.marker).collect();
+        let tasks: Vec<&TaskView> = view
+            .tasks
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|task| !task.marker)
+            .collect();
         self.verification = view.proof.as_ref().map(|proof| Verification {
             verifier: proof.report.verifier.clone(),
             program_id: proof.report.program_id.clone(),
@@ -359,14 +367,21 @@ impl JobReport {
         self.timing.finished_at = view.finished_at.map(|at| time(at.0));
         self.timing.elapsed_seconds = seconds(view.elapsed);
         self.timing.effective_hz = view.effective_hz;
-        self.attempts = Attempts { total: view.attempts, failed: view.failed_attempts };
+        self.attempts = Attempts {
+            total: view.attempts,
+            failed: view.failed_attempts,
+        };
         self.replans = view.replans;
         self.device_seconds = view.device_seconds;
         self.energy_joules = view.energy_joules;
         self.stages = view
             .stages
             .iter()
-            .map(|stage| Stage { name: stage.name.to_string(), done: stage.done, total: stage.total })
+            .map(|stage| Stage {
+                name: stage.name.to_string(),
+                done: stage.done,
+                total: stage.total,
+            })
             .collect();
         self.tasks = tasks.iter().map(|task| mk_task(task)).collect();
         self.task_types = by_type(&self.tasks);
@@ -401,7 +416,9 @@ impl JobReport {
     /// As one JSON object, with a line break at its end.
     pub(crate) fn to_json(&self) -> String {
         // The type holds nothing that JSON can't express: string keys and finite numbers only.
-        serde_json::to_string_pretty(self).map(|json| json + "\n").unwrap_or_default()
+        serde_json::to_string_pretty(self)
+            .map(|json| json + "\n")
+            .unwrap_or_default()
     }
 }
 
@@ -427,18 +444,21 @@ fn mk_task(task: &TaskView) -> Task {
 fn by_type(tasks: &[Task]) -> Vec<TaskType> {
     let mut types: Vec<TaskType> = Vec::new();
     for task in tasks {
-        let position = types.iter().position(|known| known.task_type == task.task_type).unwrap_or_else(|| {
-            types.push(TaskType {
-                task_type: task.task_type.clone(),
-                stage: task.stage.clone(),
-                count: 0,
-                attempts: 0,
-                total_seconds: 0.0,
-                mean_seconds: 0.0,
-                max_seconds: 0.0,
+        let position = types
+            .iter()
+            .position(|known| known.task_type == task.task_type)
+            .unwrap_or_else(|| {
+                types.push(TaskType {
+                    task_type: task.task_type.clone(),
+                    stage: task.stage.clone(),
+                    count: 0,
+                    attempts: 0,
+                    total_seconds: 0.0,
+                    mean_seconds: 0.0,
+                    max_seconds: 0.0,
+                });
+                types.len() - 1
             });
-            types.len() - 1
-        });
         let entry = &mut types[position];
         entry.attempts += u64::from(task.attempts);
         if let Some(wall) = task.wall_seconds {
@@ -497,8 +517,14 @@ mod tests {
         ]);
         assert_eq!(types.len(), 2);
         let prove = &types[0];
-        assert_eq!((prove.task_type.as_str(), prove.count, prove.attempts), ("prove", 2, 3));
-        assert_eq!((prove.total_seconds, prove.mean_seconds, prove.max_seconds), (4.0, 2.0, 3.0));
+        assert_eq!(
+            (prove.task_type.as_str(), prove.count, prove.attempts),
+            ("prove", 2, 3)
+        );
+        assert_eq!(
+            (prove.total_seconds, prove.mean_seconds, prove.max_seconds),
+            (4.0, 2.0, 3.0)
+        );
     }
 
     #[test]
@@ -509,8 +535,10 @@ mod tests {
     #[test]
     fn a_failed_report_carries_reason_message_and_exit_code() {
         let mut report = JobReport::new(Path::new("a.yaml"));
-        let exit =
-            report.conclude(&Err(Failure::bad_input("NotAnElf", "no ELF")), Duration::from_millis(1500));
+        let exit = report.conclude(
+            &Err(Failure::bad_input("NotAnElf", "no ELF")),
+            Duration::from_millis(1500),
+        );
         assert_eq!(exit, Exit::BadInput);
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(json["apiVersion"], "proving.rs/v1alpha1");
@@ -524,8 +552,10 @@ mod tests {
     #[test]
     fn the_committed_schema_is_that_of_the_types() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("report.schema.json");
-        let schema = schemars::SchemaGenerator::from(schemars::generate::SchemaSettings::draft2020_12().for_serialize())
-            .into_root_schema_for::<JobReport>();
+        let schema = schemars::SchemaGenerator::from(
+            schemars::generate::SchemaSettings::draft2020_12().for_serialize(),
+        )
+        .into_root_schema_for::<JobReport>();
         let fresh = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         if std::env::var_os("PROVER_WRITE_SCHEMA").is_some() {
             std::fs::write(&path, &fresh).unwrap();

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prover_artifacts::{ArtifactStore, Key, ObjectInfo, StoreError};
+use prover_artifacts::{ArtifactStore, Key, ObjectInfo, Sha256, StoreError};
 use prover_coordinator::{
-    CoordinatorConfig, CoordinatorError, CoordinatorHandle, JobHandle, JobView, Phase, Secret, SourceAccess,
-    WorkerAuthentication,
+    Binding, CoordinatorConfig, CoordinatorError, CoordinatorHandle, JobHandle, JobView, Phase, Secret,
+    SourceAccess, WorkerAuthentication,
 };
-use prover_core::Binding;
 use prover_crds::ProofKind;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -42,12 +41,16 @@ pub(crate) async fn run(arguments: &RunArguments) -> Exit {
     };
     let mut exit = report.conclude(&outcome, started.elapsed());
     if !report.metadata.name.is_empty() && arguments.output_directory.is_dir() {
-        let path = arguments.output_directory.join(format!("{}.json", report.metadata.name));
+        let path = arguments
+            .output_directory
+            .join(format!("{}.json", report.metadata.name));
         if let Err(error) = report.write(&path) {
             eprintln!("error: {error}");
             if exit == Exit::Success {
-                exit = report
-                    .conclude(&Err(Failure::bad_input(error.reason(), error.to_string())), started.elapsed());
+                exit = report.conclude(
+                    &Err(Failure::bad_input(error.reason(), error.to_string())),
+                    started.elapsed(),
+                );
             }
         }
     }
@@ -74,7 +77,10 @@ impl Signals {
                 Failure::proof_failed("SignalsUnavailable", format!("can't listen for signals: {error}"))
             })
         };
-        Ok(Signals { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for one of them and says how the command ends therefore.
@@ -83,7 +89,11 @@ impl Signals {
             _ = self.interrupt.recv() => (Exit::Interrupted, "Interrupted", "interrupted: the job was cancelled"),
             _ = self.terminate.recv() => (Exit::Terminated, "Terminated", "terminated: the job was cancelled"),
         };
-        Failure { exit, reason: reason.to_owned(), message: message.to_owned() }
+        Failure {
+            exit,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        }
     }
 }
 
@@ -106,7 +116,12 @@ async fn run_until_done(
         prepared = Box::pin(prepare(arguments, &manifest, binaries, &directory, report)) => prepared?,
         failure = signals.received() => return Err(failure),
     };
-    let Prepared { store, coordinator, job, settings } = prepared;
+    let Prepared {
+        store,
+        coordinator,
+        job,
+        settings,
+    } = prepared;
     let ended = Box::pin(prove(arguments, &coordinator, &job, &settings, report, signals)).await;
     let view = job.view();
     report.take_view(&view);
@@ -144,12 +159,17 @@ fn locate(arguments: &RunArguments, manifest: &Manifest) -> Result<Programs, Fai
     let bad = |error: crate::binaries::BinaryError| Failure::bad_input(error.reason(), error.to_string());
     let binaries = Binaries::locate(arguments.backends_directory.as_deref()).map_err(bad)?;
     let own = std::env::current_exe().map_err(|error| {
-        Failure::bad_input("OwnFolderUnknown", format!("can't find this executable, which starts workers: {error}"))
+        Failure::bad_input(
+            "OwnFolderUnknown",
+            format!("can't find this executable, which starts workers: {error}"),
+        )
     })?;
     Ok(Programs {
         own,
         worker: binaries.worker().map_err(bad)?,
-        backend: binaries.backend(manifest.job.spec.proof.system.as_str()).map_err(bad)?,
+        backend: binaries
+            .backend(manifest.job.spec.proof.system.as_str())
+            .map_err(bad)?,
     })
 }
 
@@ -157,10 +177,17 @@ fn locate(arguments: &RunArguments, manifest: &Manifest) -> Result<Programs, Fai
 fn prepare_output_directory(directory: &Path) -> Result<(), Failure> {
     let probe = || -> std::io::Result<()> {
         std::fs::create_dir_all(directory)?;
-        tempfile::Builder::new().prefix(".kubectl-proof-").tempfile_in(directory).map(drop)
+        tempfile::Builder::new()
+            .prefix(".kubectl-proof-")
+            .tempfile_in(directory)
+            .map(drop)
     };
     probe().map_err(|error| {
-        let reason = if is_full(&error) { "OutputFull" } else { "OutputNotWritable" };
+        let reason = if is_full(&error) {
+            "OutputFull"
+        } else {
+            "OutputNotWritable"
+        };
         Failure::bad_input(
             reason,
             format!(
@@ -172,12 +199,19 @@ fn prepare_output_directory(directory: &Path) -> Result<(), Failure> {
 }
 
 fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Reason for scripts when a folder of this run can't be written.
 pub(crate) fn storage_reason(error: &std::io::Error) -> &'static str {
-    if is_full(error) { "StoreFull" } else { "StoreNotWritable" }
+    if is_full(error) {
+        "StoreFull"
+    } else {
+        "StoreNotWritable"
+    }
 }
 
 /// Everything that is needed before workers are started.
@@ -196,18 +230,26 @@ async fn prepare(
     report: &mut JobReport,
 ) -> Result<Prepared, Failure> {
     let url = store_url(arguments.store.as_deref(), &directory.store())?;
-    let store = prover_artifacts::open(&url).await.map_err(|error| store_failure(&error))?;
+    let store = prover_artifacts::open(&url)
+        .await
+        .map_err(|error| store_failure(&error))?;
     let (token_file, token) = directory.write_token().map_err(|error| {
-        Failure::bad_input(storage_reason(&error), format!("can't write into the run folder: {error}. Set TMPDIR"))
+        Failure::bad_input(
+            storage_reason(&error),
+            format!("can't write into the run folder: {error}. Set TMPDIR"),
+        )
     })?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let config = CoordinatorConfig::new(listen, WorkerAuthentication::Token(Secret::new(token)));
-    let coordinator =
-        prover_coordinator::start(config, store.clone()).await.map_err(|error| coordinator_failure(&error))?;
+    let coordinator = prover_coordinator::start(config, store.clone())
+        .await
+        .map_err(|error| coordinator_failure(&error))?;
     let mut job = manifest.job.clone();
     // Every run is a job of its own, even in a store that has seen this manifest before.
     job.metadata.uid = Some(random_uid());
-    let access = SourceAccess::Local { manifest_folder: manifest.folder.clone() };
+    let access = SourceAccess::Local {
+        manifest_folder: manifest.folder.clone(),
+    };
     let job = coordinator.submit(job, access).await.map_err(|error| {
         let message = error.to_string();
         match error.bad_input() {
@@ -215,7 +257,9 @@ async fn prepare(
             false => Failure::proof_failed(error.reason(), message),
         }
     })?;
-    let memory_bytes = arguments.memory_per_worker.unwrap_or_else(|| memory::per_worker(arguments.workers));
+    let memory_bytes = arguments
+        .memory_per_worker
+        .unwrap_or_else(|| memory::per_worker(arguments.workers));
     report.workers = Workers {
         count: arguments.workers,
         devices_per_worker: arguments.devices_per_worker,
@@ -236,7 +280,12 @@ async fn prepare(
         threads: arguments.threads_per_device,
         memory_bytes,
     };
-    Ok(Prepared { store, coordinator, job, settings })
+    Ok(Prepared {
+        store,
+        coordinator,
+        job,
+        settings,
+    })
 }
 
 /// A folder is given as a path or as file:///; anything with `://` is taken as it is.
@@ -244,12 +293,18 @@ fn store_url(given: Option<&str>, own: &Path) -> Result<String, Failure> {
     let folder = match given {
         Some(url) if url.contains("://") => return Ok(url.to_owned()),
         Some(folder) => std::path::absolute(folder).map_err(|error| {
-            Failure::bad_input("InvalidStore", format!("--store {folder} is no folder or URL: {error}"))
+            Failure::bad_input(
+                "InvalidStore",
+                format!("--store {folder} is no folder or URL: {error}"),
+            )
         })?,
         None => own.to_owned(),
     };
     url::Url::from_file_path(&folder).map(String::from).map_err(|()| {
-        Failure::bad_input("InvalidStore", format!("{} can't be written as a file URL", folder.display()))
+        Failure::bad_input(
+            "InvalidStore",
+            format!("{} can't be written as a file URL", folder.display()),
+        )
     })
 }
 
@@ -276,7 +331,14 @@ fn random_uid() -> String {
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let digits = hex::encode(bytes);
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ]
+    .join("-")
 }
 
 /// Starts the workers, shows the progress and waits until the job is terminal or must be given up; ends the
@@ -366,7 +428,10 @@ async fn sleep_for(timeout: Option<jiff::SignedDuration>) {
 
 fn timed_out(arguments: &RunArguments) -> Failure {
     let timeout = arguments.timeout.unwrap_or_default();
-    Failure::proof_failed("TimedOut", format!("the job was not done after {timeout:#} and was cancelled (--timeout)"))
+    Failure::proof_failed(
+        "TimedOut",
+        format!("the job was not done after {timeout:#} and was cancelled (--timeout)"),
+    )
 }
 
 /// Tells running attempts to stop and waits a moment; a second signal ends the wait.
@@ -383,17 +448,27 @@ async fn cancel(job: &JobHandle, signals: &mut Signals) {
 
 /// How the job ended, as a failure unless it succeeded.
 fn conclude_view(view: &JobView, settings: &WorkerSettings) -> Result<(), Failure> {
-    let reason = if view.reason.is_empty() { view.phase.as_str() } else { &view.reason };
+    let reason = if view.reason.is_empty() {
+        view.phase.as_str()
+    } else {
+        &view.reason
+    };
     match view.phase {
         Phase::Succeeded => Ok(()),
         Phase::Failed if view.bad_input => Err(Failure::bad_input(reason, view.message.to_string())),
         Phase::Failed => {
-            let logs: String = (1..=2).map(|number| log_tail(&settings.log_file(number))).collect();
+            let logs: String = (1..=2)
+                .map(|number| log_tail(&settings.log_file(number)))
+                .collect();
             Err(Failure::proof_failed(reason, format!("{}{logs}", view.message)))
         }
         other => Err(Failure::proof_failed(
             reason,
-            format!("the job ended as {} before it was done: {}", other.as_str(), view.message),
+            format!(
+                "the job ended as {} before it was done: {}",
+                other.as_str(),
+                view.message
+            ),
         )),
     }
 }
@@ -411,9 +486,16 @@ async fn write_results(
         return Ok(());
     }
     let Some(proof) = &view.proof else {
-        return Err(Failure::proof_failed("ProofMissing", "the job succeeded but names no proof: report this"));
+        return Err(Failure::proof_failed(
+            "ProofMissing",
+            "the job succeeded but names no proof: report this",
+        ));
     };
-    let file = |ending: &str| arguments.output_directory.join(format!("{}.{ending}", manifest.name));
+    let file = |ending: &str| {
+        arguments
+            .output_directory
+            .join(format!("{}.{ending}", manifest.name))
+    };
     report.artifacts.proof = Some(fetch(store, &proof.proof, &file("proof")).await?);
     if let Some(public_values) = &proof.public_values {
         report.artifacts.public_values = Some(fetch(store, public_values, &file("public-values")).await?);
@@ -423,9 +505,15 @@ async fn write_results(
 }
 
 async fn fetch(store: &dyn ArtifactStore, binding: &Binding, path: &Path) -> Result<WrittenFile, Failure> {
-    let expected = ObjectInfo { size_bytes: binding.size_bytes, sha256: binding.sha256.into() };
+    let expected = ObjectInfo {
+        size_bytes: binding.size_bytes,
+        sha256: Sha256::from_bytes(binding.sha256),
+    };
     let failed = |error: StoreError| {
-        Failure::bad_input("OutputNotWritable", format!("can't write {}: {error}", path.display()))
+        Failure::bad_input(
+            "OutputNotWritable",
+            format!("can't write {}: {error}", path.display()),
+        )
     };
     let key = Key::new(binding.key.as_ref()).map_err(failed)?;
     store.get_file(&key, &expected, path).await.map_err(failed)?;
@@ -441,7 +529,10 @@ mod tests {
         let own = Path::new("/run/store");
         assert_eq!(store_url(None, own).unwrap(), "file:///run/store");
         assert_eq!(store_url(Some("/a b"), own).unwrap(), "file:///a%20b");
-        assert_eq!(store_url(Some("s3://bucket/prefix"), own).unwrap(), "s3://bucket/prefix");
+        assert_eq!(
+            store_url(Some("s3://bucket/prefix"), own).unwrap(),
+            "s3://bucket/prefix"
+        );
         assert!(store_url(Some("relative"), own).unwrap().starts_with("file:///"));
     }
 
@@ -459,6 +550,9 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let failure = prepare_output_directory(&file.join("below")).unwrap_err();
-        assert_eq!((failure.exit, failure.reason.as_str()), (Exit::BadInput, "OutputNotWritable"));
+        assert_eq!(
+            (failure.exit, failure.reason.as_str()),
+            (Exit::BadInput, "OutputNotWritable")
+        );
     }
 }

@@ -31,7 +31,10 @@ impl RunDirectory {
                 ),
             )
         };
-        let mut folder = tempfile::Builder::new().prefix("kubectl-proof-").tempdir_in(&parent).map_err(failed)?;
+        let mut folder = tempfile::Builder::new()
+            .prefix("kubectl-proof-")
+            .tempdir_in(&parent)
+            .map_err(failed)?;
         folder.disable_cleanup(keep);
         let directory = RunDirectory { folder, keep };
         for path in [directory.logs(), directory.work(), directory.store()] {
@@ -66,7 +69,11 @@ impl RunDirectory {
         rand::rng().fill_bytes(&mut bytes);
         let token = hex::encode(bytes);
         let path = self.folder.path().join("token");
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         file.write_all(token.as_bytes())?;
         Ok((path, token))
     }
@@ -98,9 +105,15 @@ mod tests {
     #[test]
     fn the_token_is_random_and_private() {
         use std::os::unix::fs::PermissionsExt;
-        let (one, other) = (RunDirectory::create(false).unwrap(), RunDirectory::create(false).unwrap());
+        let (one, other) = (
+            RunDirectory::create(false).unwrap(),
+            RunDirectory::create(false).unwrap(),
+        );
         let (path, token) = one.write_token().unwrap();
-        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(token.len(), 2 * TOKEN_BYTES);
         assert_ne!(token, other.write_token().unwrap().1);
     }

@@ -19,10 +19,23 @@ pub(crate) fn render(report: &JobReport) -> String {
 }
 
 fn render_tasks(text: &mut String, report: &JobReport) {
-    let mut rows = vec![row(["TASK", "TYPE", "STATE", "WALL TIME", "STARTED AT", "ATTEMPTS", "WORKER"])];
+    let mut rows = vec![row([
+        "TASK",
+        "TYPE",
+        "STATE",
+        "WALL TIME",
+        "STARTED AT",
+        "ATTEMPTS",
+        "WORKER",
+    ])];
     rows.extend(report.tasks.iter().take(TASKS_SHOWN).map(task_row));
     push_table(text, &rows, &[0, 3, 5]);
-    if let Some(more) = report.tasks.len().checked_sub(TASKS_SHOWN).filter(|more| *more > 0) {
+    if let Some(more) = report
+        .tasks
+        .len()
+        .checked_sub(TASKS_SHOWN)
+        .filter(|more| *more > 0)
+    {
         let _ = writeln!(text, "... and {more} more; --output json has all of them");
     }
     text.push('\n');
@@ -59,7 +72,10 @@ fn render_types(text: &mut String, report: &JobReport) {
 fn render_facts(text: &mut String, report: &JobReport) {
     let mut facts: Vec<(&str, String)> = vec![("Job", job_line(report))];
     if let Some(execution) = &report.execution {
-        facts.push(("Segments", format!("{} (segmentPo2 {})", execution.segments, execution.segment_po2)));
+        facts.push((
+            "Segments",
+            format!("{} (segmentPo2 {})", execution.segments, execution.segment_po2),
+        ));
         facts.push(("User cycles", grouped(execution.user_cycles)));
         facts.push(("Total cycles", grouped(execution.total_cycles)));
         facts.push(("Program id", execution.program_id.clone()));
@@ -79,14 +95,28 @@ fn render_facts(text: &mut String, report: &JobReport) {
     }
     if let Some(verification) = &report.verification {
         let worker = verification.worker.as_deref().unwrap_or("a worker");
-        let line = format!("{} on {worker}, against program {}", verification.verifier, verification.program_id);
+        let line = format!(
+            "{} on {worker}, against program {}",
+            verification.verifier, verification.program_id
+        );
         facts.push(("Verified by", line));
     }
     if let Some(file) = &report.artifacts.proof {
-        facts.push(("Proof", format!("{} ({} bytes, sha256 {})", file.path, grouped(file.bytes), file.sha256)));
+        facts.push((
+            "Proof",
+            format!(
+                "{} ({} bytes, sha256 {})",
+                file.path,
+                grouped(file.bytes),
+                file.sha256
+            ),
+        ));
     }
     if let Some(file) = &report.artifacts.public_values {
-        facts.push(("Public values", format!("{} ({} bytes)", file.path, grouped(file.bytes))));
+        facts.push((
+            "Public values",
+            format!("{} ({} bytes)", file.path, grouped(file.bytes)),
+        ));
     }
     if let Some(path) = &report.artifacts.report {
         facts.push(("Report", path.clone()));
@@ -100,7 +130,11 @@ fn render_facts(text: &mut String, report: &JobReport) {
 }
 
 fn job_line(report: &JobReport) -> String {
-    let name = if report.metadata.name.is_empty() { &report.metadata.manifest } else { &report.metadata.name };
+    let name = if report.metadata.name.is_empty() {
+        &report.metadata.manifest
+    } else {
+        &report.metadata.name
+    };
     let what = report
         .proof
         .as_ref()
@@ -150,7 +184,12 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 fn push_table(text: &mut String, rows: &[Vec<String>], right_aligned: &[usize]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for row in rows {
         let mut line = String::new();
@@ -182,7 +221,11 @@ mod tests {
 
     #[test]
     fn durations_fit_their_size() {
-        for (seconds, text) in [(0.25, "0.25 s"), (61.0, "1 min 01 s"), (3725.0, "1 h 02 min 05 s")] {
+        for (seconds, text) in [
+            (0.25, "0.25 s"),
+            (61.0, "1 min 01 s"),
+            (3725.0, "1 h 02 min 05 s"),
+        ] {
             assert_eq!(duration(seconds), text);
         }
     }
@@ -200,7 +243,11 @@ mod tests {
     #[test]
     fn a_table_is_aligned() {
         let mut text = String::new();
-        push_table(&mut text, &[row(["A", "N"]), row(["long", "7"]), row(["b", "12"])], &[1]);
+        push_table(
+            &mut text,
+            &[row(["A", "N"]), row(["long", "7"]), row(["b", "12"])],
+            &[1],
+        );
         assert_eq!(text, "A      N\nlong   7\nb     12\n");
     }
 }

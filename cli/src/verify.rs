@@ -67,7 +67,11 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
         // The type holds nothing that JSON can't express.
         OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
         OutputFormat::Text if report.accepted => {
-            println!("accepted: {} proves a run of program {}", arguments.proof.display(), report.program_id);
+            println!(
+                "accepted: {} proves a run of program {}",
+                arguments.proof.display(),
+                report.program_id
+            );
             if report.public_values_match == Some(true) {
                 println!("its public values are those of the file");
             }
@@ -79,7 +83,11 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
 
 async fn check(arguments: &VerifyArguments, report: &mut VerificationReport) -> Result<(), Failure> {
     check_program_id(&arguments.image_id)?;
-    if !arguments.system.chars().all(|character| character.is_ascii_lowercase() || character.is_ascii_digit()) {
+    if !arguments
+        .system
+        .chars()
+        .all(|character| character.is_ascii_lowercase() || character.is_ascii_digit())
+    {
         return Err(Failure::bad_input(
             "UnknownSystem",
             format!("{} is no proof system: use risc0", arguments.system),
@@ -94,14 +102,19 @@ async fn check(arguments: &VerifyArguments, report: &mut VerificationReport) -> 
     let backend = Binaries::locate(arguments.backends_directory.as_deref())
         .and_then(|binaries| binaries.backend(&arguments.system))
         .map_err(|error| Failure::bad_input(error.reason(), error.to_string()))?;
-    let scratch = tempfile::tempdir()
-        .map_err(|error| Failure::bad_input("FileNotWritable", format!("can't create a temporary folder: {error}")))?;
+    let scratch = tempfile::tempdir().map_err(|error| {
+        Failure::bad_input(
+            "FileNotWritable",
+            format!("can't create a temporary folder: {error}"),
+        )
+    })?;
     let found = scratch.path().join("public-values");
     let output = run_backend(&backend, arguments, &report.program_id, &found).await?;
     report.verifier = serde_json::from_slice(&output.stdout).ok();
     judge(&output, report.verifier.as_ref())?;
     if let Some(expected) = expected {
-        let found = files::read("public values of the proof", &found, PUBLIC_VALUES_BYTES).map_err(bad_file)?;
+        let found =
+            files::read("public values of the proof", &found, PUBLIC_VALUES_BYTES).map_err(bad_file)?;
         report.public_values_match = Some(found == expected);
         if found != expected {
             return Err(Failure::proof_failed(
@@ -145,7 +158,10 @@ async fn run_backend(
         .output()
         .await
         .map_err(|error| {
-            Failure::bad_input("BackendNotStarted", format!("can't start {}: {error}", backend.display()))
+            Failure::bad_input(
+                "BackendNotStarted",
+                format!("can't start {}: {error}", backend.display()),
+            )
         })
 }
 
@@ -161,7 +177,10 @@ fn judge(output: &Output, verifier: Option<&serde_json::Value>) -> Result<(), Fa
         Some(0) => Ok(()),
         Some(1) => Err(Failure::proof_failed("Refused", format!("refused: {told}"))),
         Some(2) => Err(Failure::bad_input("NotAProof", told)),
-        _ => Err(Failure::proof_failed("VerifierBroke", format!("the verifier ended with {}: {told}", output.status))),
+        _ => Err(Failure::proof_failed(
+            "VerifierBroke",
+            format!("the verifier ended with {}: {told}", output.status),
+        )),
     }
 }
 
@@ -173,7 +192,11 @@ mod tests {
     use super::*;
 
     fn mk_output(code: i32, stderr: &str) -> Output {
-        Output { status: ExitStatus::from_raw(code << 8), stdout: Vec::new(), stderr: stderr.into() }
+        Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: Vec::new(),
+            stderr: stderr.into(),
+        }
     }
 
     #[test]
@@ -187,14 +210,26 @@ mod tests {
     #[test]
     fn the_backends_exit_code_decides() {
         assert!(judge(&mk_output(0, ""), None).is_ok());
-        assert_eq!(judge(&mk_output(1, "seal"), None).unwrap_err().exit, Exit::ProofFailed);
-        assert_eq!(judge(&mk_output(2, "not a receipt"), None).unwrap_err().exit, Exit::BadInput);
-        assert_eq!(judge(&mk_output(101, "panicked"), None).unwrap_err().reason, "VerifierBroke");
+        assert_eq!(
+            judge(&mk_output(1, "seal"), None).unwrap_err().exit,
+            Exit::ProofFailed
+        );
+        assert_eq!(
+            judge(&mk_output(2, "not a receipt"), None).unwrap_err().exit,
+            Exit::BadInput
+        );
+        assert_eq!(
+            judge(&mk_output(101, "panicked"), None).unwrap_err().reason,
+            "VerifierBroke"
+        );
     }
 
     #[test]
     fn the_backends_own_words_are_passed_on() {
-        let failure = judge(&mk_output(1, "noise"), Some(&serde_json::json!({"message": "wrong image id"})));
+        let failure = judge(
+            &mk_output(1, "noise"),
+            Some(&serde_json::json!({"message": "wrong image id"})),
+        );
         assert_eq!(failure.unwrap_err().message, "refused: wrong image id");
     }
 }

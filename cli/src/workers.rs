@@ -82,7 +82,10 @@ impl WorkerSettings {
     }
 
     fn start(&self, number: u16, worker_id: &str) -> std::io::Result<Child> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file(number))?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file(number))?;
         let work_directory = self.work_directory.join(worker_id);
         std::fs::create_dir_all(&work_directory)?;
         let mut command = Command::new(&self.own_program);
@@ -93,13 +96,25 @@ impl WorkerSettings {
             .arg(&self.program)
             .args(["--coordinator", &self.coordinator, "--token-file"])
             .arg(&self.token_file)
-            .args(["--worker-id", worker_id, "--worker-group", "local", "--store", &self.store])
+            .args([
+                "--worker-id",
+                worker_id,
+                "--worker-group",
+                "local",
+                "--store",
+                &self.store,
+            ])
             .arg("--work-directory")
             .arg(work_directory)
             .arg("--backend-command")
             .arg(&self.backend)
             .args(["--devices", &self.devices.to_string(), "--device-class", "cpu"])
-            .args(["--host-memory", &self.memory_bytes.to_string(), "--drain-seconds", "1"])
+            .args([
+                "--host-memory",
+                &self.memory_bytes.to_string(),
+                "--drain-seconds",
+                "1",
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -120,8 +135,9 @@ pub(crate) async fn supervise(
     stop: &CancellationToken,
     tell: &dyn Fn(WorkerEvent),
 ) -> Result<(), AllWorkersFailed> {
-    let mut slots: FuturesUnordered<_> =
-        (1..=count).map(|number| keep_one_running(settings, number, stop, tell)).collect();
+    let mut slots: FuturesUnordered<_> = (1..=count)
+        .map(|number| keep_one_running(settings, number, stop, tell))
+        .collect();
     let mut last_failure = None;
     while let Some(ended) = slots.next().await {
         if let Err(failure) = ended {
@@ -163,14 +179,23 @@ async fn keep_one_running(
                 }
             }
         };
-        tell(WorkerEvent::Gone { worker_id, how: how.clone() });
+        tell(WorkerEvent::Gone {
+            worker_id,
+            how: how.clone(),
+        });
         if started.elapsed() >= STABLE_AFTER {
             deaths_in_a_row = 0;
         }
         deaths_in_a_row += 1;
         if deaths_in_a_row > RESTARTS_PER_WORKER {
-            tell(WorkerEvent::GivenUp { worker_number: number, restarts: RESTARTS_PER_WORKER });
-            return Err(AllWorkersFailed { last: how, log: log_tail(&settings.log_file(number)) });
+            tell(WorkerEvent::GivenUp {
+                worker_number: number,
+                restarts: RESTARTS_PER_WORKER,
+            });
+            return Err(AllWorkersFailed {
+                last: how,
+                log: log_tail(&settings.log_file(number)),
+            });
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -183,7 +208,9 @@ async fn keep_one_running(
 fn backoff(deaths_in_a_row: u32) -> Duration {
     match deaths_in_a_row.checked_sub(2) {
         None => Duration::ZERO,
-        Some(doublings) => FIRST_BACKOFF.saturating_mul(1 << doublings.min(16)).min(LONGEST_BACKOFF),
+        Some(doublings) => FIRST_BACKOFF
+            .saturating_mul(1 << doublings.min(16))
+            .min(LONGEST_BACKOFF),
     }
 }
 

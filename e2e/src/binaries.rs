@@ -22,7 +22,11 @@ pub fn bin_directory() -> PathBuf {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let path = bin_directory().join(name);
-    let target = if name == "prover-backend-risc0" { "make backend-risc0" } else { "make build" };
+    let target = if name == "prover-backend-risc0" {
+        "make backend-risc0"
+    } else {
+        "make build"
+    };
     assert!(
         path.is_file(),
         "{} is missing: run `{target}`, or set PROVER_BIN_DIRECTORY to a folder that has it",
@@ -38,6 +42,10 @@ pub fn binary(name: &str) -> PathBuf {
 #[must_use]
 pub fn sample_program(name: &str) -> PathBuf {
     let path = workspace().join("target/programs").join(format!("{name}.elf"));
-    assert!(path.is_file(), "{} is missing: run `make programs`", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run `make programs`",
+        path.display()
+    );
     path
 }

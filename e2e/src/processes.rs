@@ -46,25 +46,42 @@ impl Process {
 #[must_use]
 pub fn processes_of(temporary: &Path) -> Vec<Process> {
     let mark = [b"TMPDIR=", temporary.as_os_str().as_bytes()].concat();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| process(&entry.path(), &mark)).collect()
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| process(&entry.path(), &mark))
+        .collect()
 }
 
 fn process(folder: &Path, mark: &[u8]) -> Option<Process> {
     let pid = folder.file_name()?.to_str()?.parse().ok()?;
     let environment = std::fs::read(folder.join("environ")).ok()?;
-    if !environment.split(|byte| *byte == 0).any(|variable| variable == mark) {
+    if !environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == mark)
+    {
         return None;
     }
     let parent = parent_of_living(folder)?;
-    let program = std::fs::read_link(folder.join("exe")).ok()?.file_name()?.to_str()?.to_owned();
+    let program = std::fs::read_link(folder.join("exe"))
+        .ok()?
+        .file_name()?
+        .to_str()?
+        .to_owned();
     let arguments = std::fs::read(folder.join("cmdline")).ok()?;
     let arguments = arguments
         .split(|byte| *byte == 0)
         .filter(|argument| !argument.is_empty())
         .map(|argument| String::from_utf8_lossy(argument).into_owned())
         .collect();
-    Some(Process { pid, parent, program, arguments })
+    Some(Process {
+        pid,
+        parent,
+        program,
+        arguments,
+    })
 }
 
 /// Parent's id; none for a zombie or a process that is gone.

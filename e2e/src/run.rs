@@ -37,7 +37,13 @@ impl Job {
         let folder = mk_folder();
         let path = folder.path().join("job.yaml");
         std::fs::write(&path, manifest.as_ref()).expect("the manifest can be written");
-        Job { folder, manifest: path, arguments: Vec::new(), environment: Vec::new(), workers: 2 }
+        Job {
+            folder,
+            manifest: path,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            workers: 2,
+        }
     }
 
     /// A job of a manifest that lies elsewhere.
@@ -130,7 +136,14 @@ impl Job {
                 text
             })
         });
-        Running { folder: self.folder, temporary, child, stderr, reader, stdout }
+        Running {
+            folder: self.folder,
+            temporary,
+            child,
+            stderr,
+            reader,
+            stdout,
+        }
     }
 
     /// Runs the command to its end.
@@ -141,7 +154,10 @@ impl Job {
 }
 
 fn mk_folder() -> TempDir {
-    tempfile::Builder::new().prefix("prover-e2e-").tempdir().expect("a temporary folder can be created")
+    tempfile::Builder::new()
+        .prefix("prover-e2e-")
+        .tempdir()
+        .expect("a temporary folder can be created")
 }
 
 /// A command that runs.
@@ -177,13 +193,19 @@ impl Running {
     /// Its living worker processes.
     #[must_use]
     pub fn agents(&self) -> Vec<Process> {
-        self.processes().into_iter().filter(|process| process.program == "prover-worker").collect()
+        self.processes()
+            .into_iter()
+            .filter(|process| process.program == "prover-worker")
+            .collect()
     }
 
     /// Its living backend processes.
     #[must_use]
     pub fn backends(&self) -> Vec<Process> {
-        self.processes().into_iter().filter(|process| process.program.starts_with("prover-backend-")).collect()
+        self.processes()
+            .into_iter()
+            .filter(|process| process.program.starts_with("prover-backend-"))
+            .collect()
     }
 
     /// Waits until at least `count` tasks of a stage are done, as the progress on standard error tells.
@@ -202,7 +224,13 @@ impl Running {
     /// Sends a signal to the command alone.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap_or_default();
-        Process { pid, parent: 0, program: String::new(), arguments: Vec::new() }.signal(signal);
+        Process {
+            pid,
+            parent: 0,
+            program: String::new(),
+            arguments: Vec::new(),
+        }
+        .signal(signal);
     }
 
     /// Waits until it ends, and proves that no process of it is left.
@@ -212,7 +240,11 @@ impl Running {
     #[must_use]
     pub fn wait(mut self) -> Finished {
         let status = self.child.wait().expect("the command can be waited for");
-        let stdout = self.stdout.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let stdout = self
+            .stdout
+            .take()
+            .and_then(|reader| reader.join().ok())
+            .unwrap_or_default();
         if let Some(reader) = self.reader.take() {
             reader.join().expect("standard error can be read");
         }
@@ -221,7 +253,12 @@ impl Running {
             NOTHING_LEFT_LIMIT,
             || processes_of(&self.temporary).is_empty().then_some(()),
         );
-        Finished { status, stdout, stderr: self.stderr(), folder: self.folder }
+        Finished {
+            status,
+            stdout,
+            stderr: self.stderr(),
+            folder: self.folder,
+        }
     }
 }
 
@@ -255,7 +292,9 @@ impl Finished {
     /// It was ended by a signal.
     #[must_use]
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| panic!("ended by a signal: {}\n{}", self.status, self.stderr))
+        self.status
+            .code()
+            .unwrap_or_else(|| panic!("ended by a signal: {}\n{}", self.status, self.stderr))
     }
 
     /// The report: exactly one JSON object on standard output.
@@ -265,7 +304,10 @@ impl Finished {
     #[must_use]
     pub fn report(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!("standard output is not one JSON object ({error}): {:?}\n{}", self.stdout, self.stderr)
+            panic!(
+                "standard output is not one JSON object ({error}): {:?}\n{}",
+                self.stdout, self.stderr
+            )
         })
     }
 
@@ -275,7 +317,13 @@ impl Finished {
     /// The exit code is another.
     #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(self.code(), code, "stderr:\n{}\nstdout:\n{}", self.stderr, self.stdout);
+        assert_eq!(
+            self.code(),
+            code,
+            "stderr:\n{}\nstdout:\n{}",
+            self.stderr,
+            self.stdout
+        );
         self
     }
 

@@ -34,7 +34,11 @@ fn image_id(program: &str) -> String {
         .arg(sample_program(program))
         .output()
         .expect("the backend can be started");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -51,18 +55,37 @@ fn verify(proof: &Path, image_id: &str, more: &[&str]) -> Output {
 
 fn expect_verified(done: &Finished, name: &str) {
     let report = done.report();
-    assert_eq!((&report["proved"], &report["emulated"]), (&json!(true), &json!(false)));
-    let output = verify(&done.output(&format!("{name}.proof")), &image_id("fibonacci"), &[]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        (&report["proved"], &report["emulated"]),
+        (&json!(true), &json!(false))
+    );
+    let output = verify(
+        &done.output(&format!("{name}.proof")),
+        &image_id("fibonacci"),
+        &[],
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn expect_each_task_succeeded_once(done: &Finished, most_losses: u64) {
     let report = done.report();
     let tasks = report["tasks"].as_array().unwrap();
-    assert!(tasks.iter().all(|task| task["state"] == "Succeeded"), "{tasks:#?}");
+    assert!(
+        tasks.iter().all(|task| task["state"] == "Succeeded"),
+        "{tasks:#?}"
+    );
     let total = report["attempts"]["total"].as_u64().unwrap();
     let failed = report["attempts"]["failed"].as_u64().unwrap();
-    assert_eq!(total - failed, tasks.len() as u64, "no finished task may run again");
+    assert_eq!(
+        total - failed,
+        tasks.len() as u64,
+        "no finished task may run again"
+    );
     assert!((1..=most_losses).contains(&failed), "{failed} attempts were lost");
 }
 
@@ -72,7 +95,11 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
     let done = fibonacci("small", 15_000).run().expect_code(0);
     expect_verified(&done, "small");
     let report = done.report();
-    assert!(report["execution"]["segments"].as_u64().unwrap() >= 2, "{}", report["execution"]);
+    assert!(
+        report["execution"]["segments"].as_u64().unwrap() >= 2,
+        "{}",
+        report["execution"]
+    );
     assert_eq!(report["execution"]["programId"], json!(image_id("fibonacci")));
     assert!(report["timing"]["effectiveHz"].as_f64().unwrap() > 0.0);
 
@@ -81,17 +108,37 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
     for _ in 0..15_000 {
         (before, now) = (now, before.wrapping_add(now));
     }
-    assert_eq!(public_values, [15_000_u64.to_le_bytes(), before.to_le_bytes()].concat());
+    assert_eq!(
+        public_values,
+        [15_000_u64.to_le_bytes(), before.to_le_bytes()].concat()
+    );
 
     let proof = done.output("small.proof");
     let path = done.output("small.public-values");
-    let good = verify(&proof, &image_id("fibonacci"), &["--public-values", path.to_str().unwrap()]);
-    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stderr));
+    let good = verify(
+        &proof,
+        &image_id("fibonacci"),
+        &["--public-values", path.to_str().unwrap()],
+    );
+    assert_eq!(
+        good.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
     let other = done.output("other");
     std::fs::write(&other, b"others").unwrap();
-    let differs = verify(&proof, &image_id("fibonacci"), &["--public-values", other.to_str().unwrap()]);
+    let differs = verify(
+        &proof,
+        &image_id("fibonacci"),
+        &["--public-values", other.to_str().unwrap()],
+    );
     assert_eq!(differs.status.code(), Some(1));
-    assert_eq!(verify(&proof, &image_id("sha256"), &[]).status.code(), Some(1), "another program");
+    assert_eq!(
+        verify(&proof, &image_id("sha256"), &[]).status.code(),
+        Some(1),
+        "another program"
+    );
 
     let bytes = std::fs::read(&proof).unwrap();
     for position in [bytes.len() / 4, bytes.len() / 2, bytes.len() - 40] {
@@ -100,7 +147,10 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
         let path = done.output("damaged.proof");
         std::fs::write(&path, damaged).unwrap();
         let code = verify(&path, &image_id("fibonacci"), &[]).status.code();
-        assert!(matches!(code, Some(1 | 2)), "a flipped bit at {position} gave {code:?}");
+        assert!(
+            matches!(code, Some(1 | 2)),
+            "a flipped bit at {position} gave {code:?}"
+        );
     }
 }
 

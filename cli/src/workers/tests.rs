@@ -31,12 +31,17 @@ async fn workers_that_always_die_are_given_up_with_their_last_words() {
     let settings = mk_settings(folder.path(), "echo no backend here >&2; exit 7");
     let events = RefCell::new(Vec::new());
     let stop = CancellationToken::new();
-    let failure =
-        supervise(&settings, 2, &stop, &|event| events.borrow_mut().push(event)).await.unwrap_err().to_string();
+    let failure = supervise(&settings, 2, &stop, &|event| events.borrow_mut().push(event))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(failure.contains("exit code 7"), "{failure}");
     assert!(failure.contains("no backend here"), "{failure}");
     let events = events.into_inner();
-    let gone = events.iter().filter(|event| matches!(event, WorkerEvent::Gone { .. })).count();
+    let gone = events
+        .iter()
+        .filter(|event| matches!(event, WorkerEvent::Gone { .. }))
+        .count();
     assert_eq!(gone, 2 * (RESTARTS_PER_WORKER as usize + 1));
 }
 
@@ -44,15 +49,22 @@ async fn workers_that_always_die_are_given_up_with_their_last_words() {
 async fn a_dead_worker_is_told_and_started_again_under_another_name() {
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join("second");
-    let script = format!("if [ -e {0} ]; then exec sleep 1000; fi; touch {0}; exit 1", marker.display());
+    let script = format!(
+        "if [ -e {0} ]; then exec sleep 1000; fi; touch {0}; exit 1",
+        marker.display()
+    );
     let settings = mk_settings(folder.path(), &script);
     let stop = CancellationToken::new();
     let events = RefCell::new(Vec::new());
-    let supervised = supervise(&settings, 1, &stop, &|event| {
+    let tell = |event| {
         events.borrow_mut().push(event);
         stop.cancel();
-    });
-    tokio::time::timeout(Duration::from_secs(30), supervised).await.unwrap().unwrap();
+    };
+    let supervised = supervise(&settings, 1, &stop, &tell);
+    tokio::time::timeout(Duration::from_secs(30), supervised)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         events.into_inner(),
         vec![WorkerEvent::Gone {

@@ -13,7 +13,12 @@ struct Case {
 }
 
 fn case<const N: usize>(what: &'static str, reason: &'static str, job: Job, words: [&str; N]) -> Case {
-    Case { what, job, words: words.map(str::to_owned).into(), reason }
+    Case {
+        what,
+        job,
+        words: words.map(str::to_owned).into(),
+        reason,
+    }
 }
 
 fn good() -> Manifest {
@@ -21,17 +26,34 @@ fn good() -> Manifest {
 }
 
 fn expect_all_refused(cases: Vec<Case>) {
-    for Case { what, job, words, reason } in cases {
+    for Case {
+        what,
+        job,
+        words,
+        reason,
+    } in cases
+    {
         let done = job.run();
         assert_eq!(done.code(), 2, "{what}: {}", done.stderr);
         let report = done.report();
         let message = report["message"].as_str().unwrap();
         for word in &words {
-            assert!(message.contains(word), "{what}: {word:?} is not in the message: {message}");
-            assert!(done.stderr.contains(word), "{what}: {word:?} is not on standard error: {}", done.stderr);
+            assert!(
+                message.contains(word),
+                "{what}: {word:?} is not in the message: {message}"
+            );
+            assert!(
+                done.stderr.contains(word),
+                "{what}: {word:?} is not on standard error: {}",
+                done.stderr
+            );
         }
         assert_eq!(report["reason"], reason, "{what}: {message}");
-        assert_eq!((&report["outcome"], &report["exitCode"]), (&json!("BadInput"), &json!(2)), "{what}");
+        assert_eq!(
+            (&report["outcome"], &report["exitCode"]),
+            (&json!("BadInput"), &json!(2)),
+            "{what}"
+        );
         assert!(!message.contains("panicked at"), "{what}: {message}");
     }
 }
@@ -40,17 +62,51 @@ fn expect_all_refused(cases: Vec<Case>) {
 fn a_manifest_that_is_wrong_is_refused_with_the_place() {
     let unknown_field = good().text().replace("\"input\"", "\"inputt\"");
     let both_sources = good().spec("program/file", json!({"path": "a.elf"})).text();
-    let other_kind = good().text().replace("\"kind\":\"ProofJob\"", "\"kind\":\"ProofJab\"");
-    let wrong_pair = good().spec("proof", json!({"system": "risc0", "kind": "Plonk"})).text();
+    let other_kind = good()
+        .text()
+        .replace("\"kind\":\"ProofJob\"", "\"kind\":\"ProofJab\"");
+    let wrong_pair = good()
+        .spec("proof", json!({"system": "risc0", "kind": "Plonk"}))
+        .text();
     let wrong_po2 = good().spec("segmentPo2", json!(40)).text();
     expect_all_refused(vec![
-        case("no YAML at all", "InvalidManifest", Job::new("{ unbalanced: ["), ["job.yaml"]),
+        case(
+            "no YAML at all",
+            "InvalidManifest",
+            Job::new("{ unbalanced: ["),
+            ["job.yaml"],
+        ),
         case("an empty manifest", "InvalidManifest", Job::new(""), ["job.yaml"]),
-        case("an unknown field", "InvalidManifest", Job::new(unknown_field), ["job.yaml", "inputt"]),
-        case("another kind of object", "InvalidManifest", Job::new(other_kind), ["ProofJab"]),
-        case("two sources of the program", "InvalidManifest", Job::new(both_sources), ["exactly one source"]),
-        case("a kind of proof of another system", "InvalidManifest", Job::new(wrong_pair), ["kind does not fit system"]),
-        case("a segment size out of range", "InvalidManifest", Job::new(wrong_po2), ["segmentPo2"]),
+        case(
+            "an unknown field",
+            "InvalidManifest",
+            Job::new(unknown_field),
+            ["job.yaml", "inputt"],
+        ),
+        case(
+            "another kind of object",
+            "InvalidManifest",
+            Job::new(other_kind),
+            ["ProofJab"],
+        ),
+        case(
+            "two sources of the program",
+            "InvalidManifest",
+            Job::new(both_sources),
+            ["exactly one source"],
+        ),
+        case(
+            "a kind of proof of another system",
+            "InvalidManifest",
+            Job::new(wrong_pair),
+            ["kind does not fit system"],
+        ),
+        case(
+            "a segment size out of range",
+            "InvalidManifest",
+            Job::new(wrong_po2),
+            ["segmentPo2"],
+        ),
         case(
             "no such manifest",
             "FileNotFound",
@@ -74,27 +130,36 @@ fn sources_that_are_wrong_are_refused_before_anything_runs() {
         case(
             "a missing input",
             "SourceNotFound",
-            Job::new(risc0("a.elf").spec("input/file", json!({"path": "missing.bin"})).text())
-                .file("a.elf", std::fs::read(sample_program("fibonacci")).unwrap()),
+            Job::new(
+                risc0("a.elf")
+                    .spec("input/file", json!({"path": "missing.bin"}))
+                    .text(),
+            )
+            .file("a.elf", std::fs::read(sample_program("fibonacci")).unwrap()),
             ["missing.bin", "input"],
         ),
         case(
             "a wrong hash",
-            "HashMismatch",
+            "SourceHashMismatch",
             Job::new(risc0("a.elf").spec("program/sha256", json!(other_hash)).text())
                 .file("a.elf", std::fs::read(sample_program("fibonacci")).unwrap()),
             ["program", "sha256", &other_hash],
         ),
-        case("not an ELF", "NotAnElf", Job::new(risc0("a.elf").text()).file("a.elf", "#!/bin/sh\n"), ["ELF", "program"]),
+        case(
+            "not an ELF",
+            "InvalidProgram",
+            Job::new(risc0("a.elf").text()).file("a.elf", "#!/bin/sh\n"),
+            ["ELF", "program"],
+        ),
         case(
             "an ELF of this machine",
-            "WrongArchitecture",
+            "InvalidProgram",
             Job::new(risc0("a.elf").text()).file("a.elf", std::fs::read(binary("kubectl-proof")).unwrap()),
             ["x86-64", "RISC-V"],
         ),
         case(
             "a source that only a cluster has",
-            "NotSupported",
+            "SourceNotSupported",
             Job::new(good().text().replace(
                 "\"program\":{\"inline\":\"ZW11bGF0ZWQ=\"}",
                 "\"program\":{\"configMap\":{\"name\":\"a\",\"key\":\"b\"}}",
@@ -125,7 +190,12 @@ fn a_model_that_is_wrong_is_told_as_bad_input() {
 fn a_program_that_can_not_run_to_its_end_is_told_as_bad_input() {
     let manifest = |program: &str| Manifest::risc0("job", "ExecuteOnly", &sample_program(program));
     expect_all_refused(vec![
-        case("a guest that panics", "GuestPanicked", Job::new(manifest("panics").text()), ["always panics"]),
+        case(
+            "a guest that panics",
+            "GuestPanicked",
+            Job::new(manifest("panics").text()),
+            ["always panics"],
+        ),
         case(
             "a guest that runs for ever",
             "CycleLimitExceeded",
@@ -135,7 +205,11 @@ fn a_program_that_can_not_run_to_its_end_is_told_as_bad_input() {
         case(
             "an input that is too short",
             "GuestPanicked",
-            Job::new(manifest("fibonacci").spec("input", json!({"inline": "AQI="})).text()),
+            Job::new(
+                manifest("fibonacci")
+                    .spec("input", json!({"inline": "AQI="}))
+                    .text(),
+            ),
             ["input too short"],
         ),
     ]);
@@ -143,7 +217,10 @@ fn a_program_that_can_not_run_to_its_end_is_told_as_bad_input() {
 
 #[test]
 fn arguments_that_are_wrong_are_told_to_scripts_too() {
-    let done = Job::new(good().text()).arguments(["--timeout", "soon"]).run().expect_code(2);
+    let done = Job::new(good().text())
+        .arguments(["--timeout", "soon"])
+        .run()
+        .expect_code(2);
     assert_eq!(done.report()["reason"], "InvalidArguments");
     assert!(done.stderr.contains("90s"), "{}", done.stderr);
 }

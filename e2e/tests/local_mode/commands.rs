@@ -15,7 +15,10 @@ fn kubectl_proof(arguments: &[&str]) -> Output {
 
 fn manifests_below(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("the samples are there").flatten() {
+    for entry in std::fs::read_dir(folder)
+        .expect("the samples are there")
+        .flatten()
+    {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
             found.push(path.to_string_lossy().into_owned());
@@ -30,7 +33,11 @@ fn every_local_sample_is_valid() {
     assert!(samples.len() >= 6, "{samples:?}");
     for sample in samples {
         let output = kubectl_proof(&["validate", "-f", &sample]);
-        assert!(output.status.success(), "{sample}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{sample}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -61,10 +68,18 @@ fn verify_tells_bad_input_from_a_refusal() {
     std::fs::write(&file, "no receipt at all").unwrap();
     let (file, id) = (file.to_str().unwrap(), "0".repeat(64));
     let cases: [(&[&str], i32, &str); 4] = [
-        (&["verify", "/nowhere/a.proof", "--image-id", &id], 2, "/nowhere/a.proof"),
+        (
+            &["verify", "/nowhere/a.proof", "--image-id", &id],
+            2,
+            "/nowhere/a.proof",
+        ),
         (&["verify", file, "--image-id", "xyz"], 2, "64 hexadecimal digits"),
         (&["verify", file, "--image-id", &id], 2, "receipt"),
-        (&["verify", file, "--image-id", &id, "--system", "emulated"], 1, "refused"),
+        (
+            &["verify", file, "--image-id", &id, "--system", "emulated"],
+            1,
+            "refused",
+        ),
     ];
     for (arguments, code, word) in cases {
         let output = kubectl_proof(arguments);

@@ -12,7 +12,10 @@ const SEGMENTS: u64 = 12;
 
 /// A job that lasts long enough to be hit in the middle.
 fn mk_slow_job(name: &str) -> Job {
-    let model = Model::new(SEGMENTS).duration("prove", 600).duration("lift", 150).duration("join", 150);
+    let model = Model::new(SEGMENTS)
+        .duration("prove", 600)
+        .duration("lift", 150)
+        .duration("join", 150);
     Job::new(model.manifest(name).text())
 }
 
@@ -20,21 +23,42 @@ fn mk_slow_job(name: &str) -> Job {
 fn expect_each_task_succeeded_once(done: &Finished, longest_losses: u64) {
     let report = done.report();
     let tasks = report["tasks"].as_array().unwrap();
-    assert!(tasks.iter().all(|task| task["state"] == "Succeeded"), "{tasks:#?}");
-    let mut names: Vec<&str> = tasks.iter().map(|task| task["requestId"].as_str().unwrap()).collect();
+    assert!(
+        tasks.iter().all(|task| task["state"] == "Succeeded"),
+        "{tasks:#?}"
+    );
+    let mut names: Vec<&str> = tasks
+        .iter()
+        .map(|task| task["requestId"].as_str().unwrap())
+        .collect();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), tasks.len(), "a task was submitted twice");
     let total = report["attempts"]["total"].as_u64().unwrap();
     let failed = report["attempts"]["failed"].as_u64().unwrap();
-    assert_eq!(total - failed, tasks.len() as u64, "attempts that succeeded must be as many as tasks");
-    assert!((1..=longest_losses).contains(&failed), "{failed} attempts were lost, at most {longest_losses} may be");
-    let extra: u64 = tasks.iter().map(|task| task["attempts"].as_u64().unwrap() - 1).sum();
+    assert_eq!(
+        total - failed,
+        tasks.len() as u64,
+        "attempts that succeeded must be as many as tasks"
+    );
+    assert!(
+        (1..=longest_losses).contains(&failed),
+        "{failed} attempts were lost, at most {longest_losses} may be"
+    );
+    let extra: u64 = tasks
+        .iter()
+        .map(|task| task["attempts"].as_u64().unwrap() - 1)
+        .sum();
     assert_eq!(extra, failed, "only lost attempts are made up for");
 }
 
 fn task_of<'a>(report: &'a Value, request_id: &str) -> &'a Value {
-    report["tasks"].as_array().unwrap().iter().find(|task| task["requestId"] == request_id).unwrap()
+    report["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|task| task["requestId"] == request_id)
+        .unwrap()
 }
 
 #[test]
@@ -45,7 +69,11 @@ fn a_killed_backend_costs_only_what_it_was_running() {
     let done = running.wait().expect_code(0);
     // The attempt on the device, and perhaps the planner in the control lane.
     expect_each_task_succeeded_once(&done, 2);
-    assert_eq!(done.report()["workers"]["restarts"], 0, "the worker itself must have lived on");
+    assert_eq!(
+        done.report()["workers"]["restarts"],
+        0,
+        "the worker itself must have lived on"
+    );
 }
 
 #[test]
@@ -75,10 +103,16 @@ fn all_agents_killed_at_once_come_back() {
 
 #[test]
 fn a_backend_that_crashes_once_is_tried_again() {
-    for effect in [json!("abort"), json!("segmentationFault"), json!("kill"), json!({"exit": 9}), json!("panic")] {
-        let model = Model::new(4).duration("prove", 20).failure(
-            json!({"task": "prove", "index": 2, "attempts": [1], "effect": effect}),
-        );
+    for effect in [
+        json!("abort"),
+        json!("segmentationFault"),
+        json!("kill"),
+        json!({"exit": 9}),
+        json!("panic"),
+    ] {
+        let model = Model::new(4)
+            .duration("prove", 20)
+            .failure(json!({"task": "prove", "index": 2, "attempts": [1], "effect": effect}));
         let done = Job::new(model.manifest("crash").text()).run().expect_code(0);
         let report = done.report();
         assert_eq!(task_of(&report, "prove-2")["attempts"], 2, "{effect}");
@@ -88,8 +122,8 @@ fn a_backend_that_crashes_once_is_tried_again() {
 
 #[test]
 fn a_backend_that_hangs_is_killed_and_tried_again() {
-    let model = Model::new(3)
-        .failure(json!({"task": "prove", "index": 1, "attempts": [1], "effect": "hang"}));
+    let model =
+        Model::new(3).failure(json!({"task": "prove", "index": 1, "attempts": [1], "effect": "hang"}));
     let done = Job::new(model.manifest("hang").text())
         .environment("PROVER_EMULATED_HANG_AFTER_MS", "1500")
         .run()
@@ -103,7 +137,10 @@ fn out_of_memory_plans_the_job_again_with_smaller_segments() {
     let done = Job::new(model.manifest("memory").text()).run().expect_code(0);
     let report = done.report();
     assert_eq!(report["replans"], 1);
-    assert_eq!(report["execution"]["segments"], 6, "half the size means twice as many");
+    assert_eq!(
+        report["execution"]["segments"], 6,
+        "half the size means twice as many"
+    );
 }
 
 #[test]
@@ -114,7 +151,10 @@ fn a_task_that_always_kills_its_backend_is_quarantined_and_fails_the_job() {
     assert_eq!(report["outcome"], "Failed");
     assert_eq!(report["proved"], false);
     let attempts = task_of(&report, "prove-1")["attempts"].as_u64().unwrap();
-    assert!((2..=6).contains(&attempts), "{attempts} attempts of a poisonous task");
+    assert!(
+        (2..=6).contains(&attempts),
+        "{attempts} attempts of a poisonous task"
+    );
     let message = report["message"].as_str().unwrap();
     assert!(message.contains("prove"), "{message}");
 }
@@ -125,7 +165,11 @@ fn a_fatal_failure_ends_the_job_at_once_with_the_provers_words() {
     let done = Job::new(model.manifest("fatal").text()).run().expect_code(1);
     let report = done.report();
     assert_eq!(task_of(&report, "lift-0")["attempts"], 1);
-    assert!(report["message"].as_str().unwrap().contains("lift"), "{}", report["message"]);
+    assert!(
+        report["message"].as_str().unwrap().contains("lift"),
+        "{}",
+        report["message"]
+    );
     assert!(!done.output("fatal.proof").exists());
 }
 
@@ -140,7 +184,10 @@ fn a_task_that_fails_again_and_again_reaches_the_retry_limit() {
 #[test]
 fn a_job_that_takes_too_long_is_given_up() {
     let model = Model::new(2).duration("prove", 600_000);
-    let done = Job::new(model.manifest("late").text()).arguments(["--timeout", "2s"]).run().expect_code(1);
+    let done = Job::new(model.manifest("late").text())
+        .arguments(["--timeout", "2s"])
+        .run()
+        .expect_code(1);
     assert_eq!(done.report()["reason"], "TimedOut");
     assert!(done.stderr.contains("--timeout"), "{}", done.stderr);
 }

@@ -45,7 +45,10 @@ fn a_full_store_ends_the_job_as_bad_input() {
     let report = done.report();
     assert_eq!(report["reason"], "StoreFull");
     let message = report["message"].as_str().unwrap();
-    assert!(message.contains("full") && message.contains(store.0.to_str().unwrap()), "{message}");
+    assert!(
+        message.contains("full") && message.contains(store.0.to_str().unwrap()),
+        "{message}"
+    );
 }
 
 #[test]
@@ -54,7 +57,14 @@ fn a_store_that_is_full_from_the_start_is_refused_before_anything_runs() {
     let store = Mount::tmpfs(&folder.path().join("store"), "size=64k");
     std::fs::write(store.0.join("filler"), vec![0; 60 << 10]).unwrap();
     // The rest of the last page goes too.
-    while std::fs::write(store.0.join(format!("more-{}", std::fs::read_dir(&store.0).unwrap().count())), [0; 1]).is_ok() {}
+    while std::fs::write(
+        store
+            .0
+            .join(format!("more-{}", std::fs::read_dir(&store.0).unwrap().count())),
+        [0; 1],
+    )
+    .is_ok()
+    {}
     let done = Job::new(Model::new(2).manifest("full").text())
         .arguments(["--store", store.0.to_str().unwrap()])
         .run()
@@ -106,7 +116,12 @@ fn an_output_folder_that_can_not_be_written_is_refused_before_anything_runs() {
         .env("PROVER_BACKENDS_DIRECTORY", prover_e2e::bin_directory())
         .output()
         .unwrap();
-    assert_eq!(done.status.code(), Some(2), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(
+        done.status.code(),
+        Some(2),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(report["reason"], "OutputNotWritable");
 }

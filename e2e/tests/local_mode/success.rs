@@ -10,7 +10,9 @@ fn tasks_of(segments: u64) -> u64 {
 
 #[test]
 fn an_emulated_job_succeeds_and_claims_no_proof() {
-    let done = Job::new(Model::new(5).duration("prove", 20).manifest("five").text()).run().expect_code(0);
+    let done = Job::new(Model::new(5).duration("prove", 20).manifest("five").text())
+        .run()
+        .expect_code(0);
     let report = done.report();
     assert_eq!(report["outcome"], "Succeeded");
     assert_eq!(report["emulated"], true);
@@ -19,7 +21,10 @@ fn an_emulated_job_succeeds_and_claims_no_proof() {
     assert_eq!(report["execution"]["segments"], 5);
     assert_eq!(report["tasks"].as_array().unwrap().len() as u64, tasks_of(5));
     assert_eq!(report["attempts"]["failed"], 0);
-    assert!(!done.output("five.proof").exists(), "an emulated job must not write a proof");
+    assert!(
+        !done.output("five.proof").exists(),
+        "an emulated job must not write a proof"
+    );
     let written: Value = serde_json::from_slice(&std::fs::read(done.output("five.json")).unwrap()).unwrap();
     assert_eq!(written["metadata"]["name"], "five");
 }
@@ -28,7 +33,9 @@ fn an_emulated_job_succeeds_and_claims_no_proof() {
 fn the_report_has_the_shape_of_its_committed_schema() {
     let schema = std::fs::read(workspace().join("cli/report.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&serde_json::from_slice(&schema).unwrap()).unwrap();
-    let good = Job::new(Model::new(3).manifest("good").text()).run().expect_code(0);
+    let good = Job::new(Model::new(3).manifest("good").text())
+        .run()
+        .expect_code(0);
     let bad = Job::new("kind: Nonsense").run().expect_code(2);
     for report in [good.report(), bad.report()] {
         let problems: Vec<String> = validator
@@ -44,9 +51,15 @@ fn the_report_has_the_shape_of_its_committed_schema() {
 
 #[test]
 fn the_report_adds_up() {
-    let done = Job::new(Model::new(6).duration("prove", 50).duration("join", 30).manifest("sums").text())
-        .run()
-        .expect_code(0);
+    let done = Job::new(
+        Model::new(6)
+            .duration("prove", 50)
+            .duration("join", 30)
+            .manifest("sums")
+            .text(),
+    )
+    .run()
+    .expect_code(0);
     let report = done.report();
     let tasks = report["tasks"].as_array().unwrap();
     for task_type in report["taskTypes"].as_array().unwrap() {
@@ -56,15 +69,30 @@ fn the_report_adds_up() {
             .filter_map(|task| task["wallSeconds"].as_f64())
             .collect();
         let total: f64 = walls.iter().sum();
-        assert_eq!(task_type["count"].as_u64().unwrap() as usize, walls.len(), "{task_type}");
-        assert!((task_type["totalSeconds"].as_f64().unwrap() - total).abs() < 0.001, "{task_type}");
+        assert_eq!(
+            task_type["count"].as_u64().unwrap() as usize,
+            walls.len(),
+            "{task_type}"
+        );
+        assert!(
+            (task_type["totalSeconds"].as_f64().unwrap() - total).abs() < 0.001,
+            "{task_type}"
+        );
     }
-    let prove = report["taskTypes"].as_array().unwrap().iter().find(|entry| entry["type"] == "prove").unwrap();
+    let prove = report["taskTypes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["type"] == "prove")
+        .unwrap();
     assert!(prove["meanSeconds"].as_f64().unwrap() >= 0.05, "{prove}");
     let elapsed = report["timing"]["elapsedSeconds"].as_f64().unwrap();
     let hertz = report["timing"]["effectiveHz"].as_f64().unwrap();
     let cycles = report["execution"]["totalCycles"].as_f64().unwrap();
-    assert!((hertz * elapsed / cycles - 1.0).abs() < 0.01, "{hertz} Hz * {elapsed} s is not {cycles} cycles");
+    assert!(
+        (hertz * elapsed / cycles - 1.0).abs() < 0.01,
+        "{hertz} Hz * {elapsed} s is not {cycles} cycles"
+    );
     assert!(report["timing"]["commandSeconds"].as_f64().unwrap() >= elapsed);
 }
 
@@ -78,22 +106,38 @@ fn several_devices_of_one_worker_share_the_work() {
     let report = done.report();
     assert_eq!(report["workers"]["devicesPerWorker"], 3);
     // Eight tasks of 150 ms one after the other would take 1.2 s: less means that devices worked side by side.
-    let prove = report["taskTypes"].as_array().unwrap().iter().find(|entry| entry["type"] == "prove").unwrap();
+    let prove = report["taskTypes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["type"] == "prove")
+        .unwrap();
     let elapsed = report["timing"]["elapsedSeconds"].as_f64().unwrap();
-    assert!(elapsed < prove["totalSeconds"].as_f64().unwrap(), "{elapsed} {prove}");
+    assert!(
+        elapsed < prove["totalSeconds"].as_f64().unwrap(),
+        "{elapsed} {prove}"
+    );
 }
 
 #[test]
 fn the_run_folder_goes_unless_it_is_kept() {
-    let kept = Job::new(Model::new(2).manifest("kept").text()).arguments(["--keep"]).run().expect_code(0);
+    let kept = Job::new(Model::new(2).manifest("kept").text())
+        .arguments(["--keep"])
+        .run()
+        .expect_code(0);
     let report = kept.report();
     let folder = std::path::Path::new(report["runDirectory"].as_str().unwrap()).to_owned();
     for log in ["coordinator.log", "worker-1.log", "worker-2.log"] {
         assert!(folder.join("logs").join(log).is_file(), "{log} is missing");
     }
-    let gone = Job::new(Model::new(2).manifest("gone").text()).run().expect_code(0);
+    let gone = Job::new(Model::new(2).manifest("gone").text())
+        .run()
+        .expect_code(0);
     assert_eq!(gone.report()["runDirectory"], Value::Null);
-    let left: Vec<_> = std::fs::read_dir(gone.folder().join("tmp")).unwrap().flatten().collect();
+    let left: Vec<_> = std::fs::read_dir(gone.folder().join("tmp"))
+        .unwrap()
+        .flatten()
+        .collect();
     assert!(left.is_empty(), "{left:?} was left behind");
 }
 
@@ -111,11 +155,28 @@ fn a_manifest_comes_from_standard_input_too() {
         .spawn()
         .unwrap();
     let manifest = Model::new(2).manifest("piped").text();
-    child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(manifest.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for word in ["TASK", "WALL TIME", "STARTED AT", "prove", "Segments:", "Effective:", "no proof was made"] {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for word in [
+        "TASK",
+        "WALL TIME",
+        "STARTED AT",
+        "prove",
+        "Segments:",
+        "Effective:",
+        "no proof was made",
+    ] {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
 }
