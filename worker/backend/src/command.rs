@@ -1,6 +1,6 @@
 //! The command line of a backend binary: `serve` (the default) and `verify`.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -87,6 +87,7 @@ pub fn main<B: Backend>(backend: B) -> ExitCode {
     // Standard error: standard output carries answers only.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
     match arguments.command.unwrap_or(Command::Serve) {

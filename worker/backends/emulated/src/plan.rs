@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prover_backend::protocol::{DeviceClass, ExecutionReport, InputFormat, JobPlan, Resources, TaskSubmission};
+use prover_backend::protocol::{
+    DeviceClass, ExecutionReport, InputFormat, JobPlan, Resources, TaskSubmission,
+};
 use prover_backend::{Attempt, Completed, InFlight, Join, JoinTree, Node, TaskError};
 use sha2::{Digest, Sha256};
 
