@@ -57,12 +57,14 @@ fn installable(derived: &CustomResourceDefinition) -> CustomResourceDefinition {
 }
 
 /// `nullable` would make `has(self.field)` true for an explicit null, which would slip through the rules.
-/// Unsigned formats are unknown to Kubernetes. A default of null says nothing.
+/// Unsigned formats are unknown to Kubernetes. A default of null and a title say nothing.
 fn clean(value: &mut Value) {
     match value {
         Value::Object(object) => {
             object.retain(|key, value| match key.as_str() {
-                "nullable" => false,
+                // Fields may have these names too: only keywords hold such values.
+                "nullable" => !value.is_boolean(),
+                "title" => !value.is_string(),
                 "format" => !value.as_str().is_some_and(|format| format.starts_with("uint")),
                 "default" => !value.is_null(),
                 _ => true,

@@ -25,3 +25,8 @@ pub use prover_cluster::*;
 pub use quantity::Quantity;
 pub use source::*;
 pub use validation::{Destination, Position, Violation, Violations};
+
+#[cfg(test)]
+mod crd_tests;
+#[cfg(test)]
+mod manifest_tests;

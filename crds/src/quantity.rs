@@ -111,3 +111,45 @@ impl JsonSchema for Quantity {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_counted_in_units_rounded_up() {
+        for (text, units) in [
+            ("0", 0),
+            ("8", 8),
+            ("500m", 1),
+            ("1500m", 2),
+            ("1.5", 2),
+            ("24Gi", 24 << 30),
+            ("1.5Ki", 1536),
+            ("2k", 2_000),
+            ("3M", 3_000_000),
+        ] {
+            assert_eq!(Quantity::from(text).units(), Some(units), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_quantity_has_no_value() {
+        for text in ["", "Gi", "-1", "1e3", "1 Gi", "1gb", ".5", "99Ei"] {
+            assert_eq!(Quantity::from(text).units(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_without_quotes_are_taken() {
+        assert_eq!(
+            serde_json::from_str::<Quantity>("8").unwrap(),
+            Quantity::from("8")
+        );
+        assert_eq!(
+            serde_json::from_str::<Quantity>("\"8Gi\"").unwrap(),
+            Quantity::from("8Gi")
+        );
+        assert!(serde_json::from_str::<Quantity>("1.5").is_err());
+    }
+}

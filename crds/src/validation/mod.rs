@@ -186,3 +186,10 @@ impl Checker {
             .collect()
     }
 }
+
+// The common table of cases has `super::rules`.
+#[cfg(test)]
+#[path = "../../tests/cases.rs"]
+mod cases;
+#[cfg(test)]
+mod tests;
