@@ -241,3 +241,46 @@ impl From<CallError> for TaskError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_errors_cross_the_socket_and_stay_what_they_are() {
+        let text = || "words".to_owned();
+        for error in [
+            CallError::LeaseLost(text()),
+            CallError::Stopped,
+            CallError::NotFound(text()),
+            CallError::InvalidArgument(text()),
+            CallError::LimitExceeded(text()),
+            CallError::Unavailable(text()),
+            CallError::Damaged(text()),
+            CallError::Store(text()),
+        ] {
+            assert_eq!(CallError::from(error.clone().into_status()), error);
+        }
+        let internal = CallError::from(CallError::Internal(text()).into_status());
+        assert!(matches!(internal, CallError::Internal(_)));
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let error = TaskError::fatal("Long", "ü".repeat(MAX_FAILURE_MESSAGE_BYTES));
+        assert!(error.message.len() <= MAX_FAILURE_MESSAGE_BYTES);
+        assert!(error.message.ends_with("ü ..."));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_missing_file_are_told_apart() {
+        let of = |kind: std::io::ErrorKind| TaskError::file("read", Path::new("/x"), &kind.into());
+        assert_eq!(of(std::io::ErrorKind::NotFound).class, FailureClass::Artifact);
+        assert_eq!(of(std::io::ErrorKind::StorageFull).reason, "WorkDirectoryFull");
+        assert_eq!(
+            of(std::io::ErrorKind::OutOfMemory).class,
+            FailureClass::OutOfMemory
+        );
+        assert!(of(std::io::ErrorKind::PermissionDenied).retry());
+    }
+}

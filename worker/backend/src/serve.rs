@@ -216,10 +216,8 @@ struct Running {
     task: Id,
 }
 
-enum Outcome {
-    Finished(Result<Completed, TaskError>),
-    Stopped,
-}
+/// How an attempt ended; none where it was stopped.
+type Outcome = Option<Result<Completed, TaskError>>;
 
 struct Session<B> {
     backend: Arc<B>,
@@ -387,7 +385,7 @@ impl<B: Backend> Session<B> {
                 else {
                     return Ok(());
                 };
-                (id, Outcome::Finished(Err(panicked(error.into_panic().as_ref()))))
+                (id, Some(Err(panicked(error.into_panic().as_ref()))))
             }
         };
         // The slot is free before the agent hears of it, since it may send the next attempt at once.
@@ -396,7 +394,7 @@ impl<B: Backend> Session<B> {
         };
         let had_started = running.gate.has_started();
         let completed = match outcome {
-            Outcome::Stopped => {
+            None => {
                 return self
                     .send(AttemptStopped {
                         attempt_id: id,
@@ -404,8 +402,8 @@ impl<B: Backend> Session<B> {
                     })
                     .await;
             }
-            Outcome::Finished(Ok(completed)) => self.check_completed(&running.attempt, completed),
-            Outcome::Finished(Err(error)) => Err(error),
+            Some(Ok(completed)) => self.check_completed(&running.attempt, completed),
+            Some(Err(error)) => Err(error),
         };
         match completed {
             Ok(completed) => self.send(completed).await,
@@ -503,8 +501,8 @@ async fn run_attempt<B: Backend>(
     };
     let outcome = tokio::select! {
         biased;
-        () = attempt.cancellation().cancelled() => Outcome::Stopped,
-        result = work => Outcome::Finished(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))),
+        () = attempt.cancellation().cancelled() => None,
+        result = work => Some(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))),
     };
     // Blocking sections can't be interrupted, and they hold the device until they end.
     attempt.blocking_sections().close();
@@ -512,7 +510,7 @@ async fn run_attempt<B: Backend>(
     // A call that was refused for a lost lease may have made the backend return before this task saw the
     // cancellation: the attempt counts as stopped all the same.
     if attempt.cancellation().is_cancelled() {
-        Outcome::Stopped
+        None
     } else {
         outcome
     }

@@ -513,3 +513,6 @@ pub fn file_inside(directory: &Path, name: &str, path: &Path) -> Result<PathBuf,
     }
     Ok(real)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,12 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 type Answer<T> = Result<Response<T>, Status>;
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// The tasks that a subscriber still waits for, and where it is answered.
+type Subscription = (
+    BTreeSet<String>,
+    mpsc::UnboundedSender<Result<TaskResult, Status>>,
+);
+
 #[derive(Default)]
 pub(crate) struct Shared {
     /// All tasks submitted, with the size of each request.
@@ -27,10 +33,7 @@ pub(crate) struct Shared {
     /// What calls are answered with instead.
     pub(crate) refuse_calls: Option<CallError>,
     /// Who follows which tasks.
-    pub(crate) subscriptions: Vec<(
-        BTreeSet<String>,
-        mpsc::UnboundedSender<Result<TaskResult, Status>>,
-    )>,
+    pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) finished: BTreeMap<String, bool>,
     pub(crate) known: BTreeSet<String>,
     pub(crate) artifacts: BTreeMap<String, PathBuf>,
