@@ -14,6 +14,7 @@ mod manifest;
 mod proof_job;
 mod prover_cluster;
 mod quantity;
+pub mod reasons;
 pub mod rules;
 mod source;
 mod validation;

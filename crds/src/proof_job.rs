@@ -134,6 +134,16 @@ pub struct ProofJobSpec {
 /// Value of `managedBy` that means this operator, as does no value.
 pub const MANAGED_BY_US: &str = "proving.rs/prover-operator";
 
+impl ProofJob {
+    /// Whether this operator looks after the object. Nothing is ever written to one that another looks after.
+    pub fn is_managed_by_us(&self) -> bool {
+        self.spec
+            .managed_by
+            .as_deref()
+            .is_none_or(|manager| manager == MANAGED_BY_US)
+    }
+}
+
 /// A ProverCluster.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
