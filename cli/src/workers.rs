@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::processes::signal_group;
 
-/// Times that one worker is started again before it is given up.
-const RESTARTS_PER_WORKER: u32 = 10;
-/// A worker that lived this long is forgiven its earlier deaths.
-const STABLE_AFTER: Duration = Duration::from_secs(300);
+/// Deaths in a row after which a worker is given up: one that can't run at all is told within seconds.
+const RESTARTS_IN_A_ROW: u32 = 5;
+/// A worker that lived this long has left its row of deaths.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// Times that one worker is started again in all.
+const RESTARTS_PER_WORKER: u32 = 100;
 /// Wait before the second start in a row; doubles each time. The first restart is at once.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// Longest wait before a start.
@@ -187,10 +189,10 @@ async fn keep_one_running(
             deaths_in_a_row = 0;
         }
         deaths_in_a_row += 1;
-        if deaths_in_a_row > RESTARTS_PER_WORKER {
+        if deaths_in_a_row > RESTARTS_IN_A_ROW || generation > RESTARTS_PER_WORKER {
             tell(WorkerEvent::GivenUp {
                 worker_number: number,
-                restarts: RESTARTS_PER_WORKER,
+                restarts: generation - 1,
             });
             return Err(AllWorkersFailed {
                 last: how,

@@ -42,7 +42,7 @@ async fn workers_that_always_die_are_given_up_with_their_last_words() {
         .iter()
         .filter(|event| matches!(event, WorkerEvent::Gone { .. }))
         .count();
-    assert_eq!(gone, 2 * (RESTARTS_PER_WORKER as usize + 1));
+    assert_eq!(gone, 2 * (RESTARTS_IN_A_ROW as usize + 1));
 }
 
 #[tokio::test]
