@@ -16,7 +16,7 @@ done
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 cd "$sources"
-for program in fibonacci sha256 merkle panics spins; do
+for program in fibonacci sha256 merkle composes panics spins draws keccak; do
   clang --target=riscv32-unknown-elf -march=rv32im -mabi=ilp32 -std=c11 -O2 -Wall -Wextra -Werror \
     -Wno-pointer-to-int-cast -ffreestanding -fno-builtin -nostdlib -fuse-ld=lld -Wl,--no-rosegment -Wl,--build-id=none -Wl,-s \
     -Wl,-T,runtime/guest.ld -o "$output/$program.elf.new" runtime/runtime.c "$program/main.c"

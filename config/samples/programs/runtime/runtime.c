@@ -2,9 +2,16 @@
 
 enum { FD_STDIN = 0, FD_JOURNAL = 3 };
 enum { ECALL_HALT = 0, ECALL_SOFTWARE = 2, ECALL_SHA = 3 };
-enum { SYSCALL_PANIC = 9, SYSCALL_READ = 12, SYSCALL_WRITE = 16 };
+enum {
+  SYSCALL_KECCAK = 7,
+  SYSCALL_PANIC = 9,
+  SYSCALL_RANDOM = 11,
+  SYSCALL_READ = 12,
+  SYSCALL_VERIFY_INTEGRITY = 14,
+  SYSCALL_WRITE = 16,
+};
 
-// The kernel limits one transfer: larger ones are cut into pieces of this size.
+// Larger transfers are cut into pieces of this size, so that one system call never fills a segment.
 enum { TRANSFER_BYTES = 4096 };
 
 #define SYSCALL_NAME(name) "risc0_zkvm_platform::syscall::nr::" name
@@ -13,6 +20,8 @@ static Sha256 journal_hasher;
 static size_t input_read;
 static char message[512];
 static size_t message_length;
+// Digest of the list of receipts that the program relies on; zeros for an empty list.
+static u8 assumptions[DIGEST_BYTES];
 
 // A system call that the host answers. Every call passes all argument registers; unused ones are zero.
 static u32 system_call(u32 number, const char *name, void *from_host, u32 from_host_bytes, u32 argument0,
@@ -96,7 +105,7 @@ void message_number(u64 number) {
   size_t next = sizeof digits - 1;
   digits[next] = 0;
   do {
-    // A 64-bit division needs a library that is not there: two 32-bit ones by ten do.
+    // A 64-bit division needs a library that is not there, so this one goes bit by bit.
     u64 quotient = 0;
     u64 remainder = 0;
     for (int bit = 63; bit >= 0; bit--) {
@@ -220,26 +229,76 @@ int memcmp(const void *left, const void *right, size_t length) {
   return 0;
 }
 
-// Ends with the digest of the tagged structure "risc0.Output": the journal's digest and, as this runtime
-// makes no assumptions, a digest of zeros.
-static void halt(void) __attribute__((noreturn));
-static void halt(void) {
-  static const char tag[] = "risc0.Output";
-  static const u8 no_assumptions[DIGEST_BYTES];
-  static const u8 number_of_digests[2] = {2, 0};
-  u8 tag_digest[DIGEST_BYTES], journal_digest[DIGEST_BYTES];
-  u32 output[8];
+// RISC Zero's digest of a structure: of its tag, the digests of its fields, its numbers and the count of digests.
+static void tagged_digest(const char *tag, const u8 *const *fields, u32 count, const u32 *numbers, u32 numbers_count,
+                          u8 digest[DIGEST_BYTES]) {
+  const u8 count_bytes[2] = {(u8)count, 0};
+  u8 tag_digest[DIGEST_BYTES];
+  size_t tag_length = 0;
   Sha256 hasher;
+  while (tag[tag_length] != 0) {
+    tag_length++;
+  }
   sha256_start(&hasher);
-  sha256_add(&hasher, tag, sizeof tag - 1);
+  sha256_add(&hasher, tag, tag_length);
   sha256_finish(&hasher, tag_digest);
-  sha256_finish(&journal_hasher, journal_digest);
   sha256_start(&hasher);
   sha256_add(&hasher, tag_digest, DIGEST_BYTES);
-  sha256_add(&hasher, journal_digest, DIGEST_BYTES);
-  sha256_add(&hasher, no_assumptions, DIGEST_BYTES);
-  sha256_add(&hasher, number_of_digests, sizeof number_of_digests);
-  sha256_finish(&hasher, (u8 *)output);
+  for (u32 i = 0; i < count; i++) {
+    sha256_add(&hasher, fields[i], DIGEST_BYTES);
+  }
+  sha256_add(&hasher, numbers, numbers_count * sizeof *numbers);
+  sha256_add(&hasher, count_bytes, sizeof count_bytes);
+  sha256_finish(&hasher, digest);
+}
+
+static const u8 zeros[DIGEST_BYTES];
+
+static void output_digest(const u8 *journal_digest, const u8 *assumptions_digest, u8 digest[DIGEST_BYTES]) {
+  const u8 *fields[] = {journal_digest, assumptions_digest};
+  tagged_digest("risc0.Output", fields, 2, 0, 0, digest);
+}
+
+void assume_receipt(const u8 image_id[DIGEST_BYTES], const void *journal, size_t journal_length) {
+  static const u32 no_pc[1] = {0};
+  static const u32 halted_with_0[2] = {0, 0};
+  u8 journal_digest[DIGEST_BYTES], end_state[DIGEST_BYTES], output[DIGEST_BYTES], assumption[DIGEST_BYTES];
+  // What the host is shown: the digest of the claim, and zeros for "proved like this program".
+  u32 shown[16];
+  u8 *claim = (u8 *)shown;
+  Sha256 hasher;
+  sha256_start(&hasher);
+  sha256_add(&hasher, journal, journal_length);
+  sha256_finish(&hasher, journal_digest);
+  output_digest(journal_digest, zeros, output);
+  const u8 *state_fields[] = {zeros};
+  tagged_digest("risc0.SystemState", state_fields, 1, no_pc, 1, end_state);
+  const u8 *claim_fields[] = {zeros, image_id, end_state, output};
+  tagged_digest("risc0.ReceiptClaim", claim_fields, 4, halted_with_0, 2, claim);
+  memset(claim + DIGEST_BYTES, 0, DIGEST_BYTES);
+  system_call(SYSCALL_VERIFY_INTEGRITY, SYSCALL_NAME("SYS_VERIFY_INTEGRITY"), 0, 0, (u32)shown, sizeof shown, 0);
+
+  const u8 *assumption_fields[] = {claim, zeros};
+  tagged_digest("risc0.Assumption", assumption_fields, 2, 0, 0, assumption);
+  const u8 *list_fields[] = {assumption, assumptions};
+  tagged_digest("risc0.Assumptions", list_fields, 2, 0, 0, assumptions);
+}
+
+void random_bytes(u32 *destination, size_t words) {
+  system_call(SYSCALL_RANDOM, SYSCALL_NAME("SYS_RANDOM"), destination, words, 0, 0, 0);
+}
+
+void keccak_permute(u32 state[50]) {
+  system_call(SYSCALL_KECCAK, SYSCALL_NAME("SYS_KECCAK"), state, 50, 0, (u32)state, 0);
+}
+
+// Ends with the digest of what the program made public and relied on.
+static void halt(void) __attribute__((noreturn));
+static void halt(void) {
+  u8 journal_digest[DIGEST_BYTES];
+  u32 output[8];
+  sha256_finish(&journal_hasher, journal_digest);
+  output_digest(journal_digest, assumptions, (u8 *)output);
 
   register u32 t0 __asm__("t0") = ECALL_HALT;
   register u32 a0 __asm__("a0") = 0;

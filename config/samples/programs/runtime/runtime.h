@@ -26,6 +26,17 @@ void expect_end_of_input(void);
 // Appends bytes to the journal, which is public.
 void commit(const void *bytes, size_t length);
 
+// Relies on another program's receipt: that the program with this image id ended well with this journal. The
+// receipt must be among the job's assumptions; the proof of this program then holds only together with it, which
+// the prover resolves.
+void assume_receipt(const u8 image_id[DIGEST_BYTES], const void *journal, size_t journal_length);
+
+// Fills memory with random bytes that the host chooses.
+void random_bytes(u32 *destination, size_t words);
+
+// Asks for a permutation by the keccak accelerator, which must be proved apart.
+void keccak_permute(u32 state[50]);
+
 // Ends the program with a message. It may be put together from pieces with `message_*` before.
 void panic(const char *message) __attribute__((noreturn));
 

@@ -261,3 +261,38 @@ fn a_caller_that_takes_no_segment_ends_the_execution_with_its_own_error() {
     });
     assert!(matches!(taken, Err(ExecuteError::Caller(error)) if error == "the store is full"));
 }
+
+#[test]
+fn a_request_for_the_keccak_circuit_is_refused_at_the_first_one() {
+    let error = failure("keccak", b"");
+    assert_eq!(error.category(), "KeccakNotSupported");
+    assert!(error.to_string().contains("runs in software"), "{error}");
+}
+
+#[test]
+fn randomness_is_that_of_the_seed() {
+    let drawn = |seed| {
+        let options = Options {
+            seed: [seed; 32],
+            ..Options::default()
+        };
+        run_with(&program("draws"), b"", &options).expect("runs")
+    };
+    let (one, same, other) = (drawn(1), drawn(1), drawn(2));
+    assert_eq!(one.execution.journal, same.execution.journal);
+    assert!(
+        one.segments
+            .iter()
+            .map(|s| &s.bytes)
+            .eq(same.segments.iter().map(|s| &s.bytes))
+    );
+    assert_ne!(one.execution.journal, other.execution.journal);
+    assert_ne!(one.execution.journal[..16], one.execution.journal[16..]);
+}
+
+#[test]
+fn a_receipt_that_the_job_does_not_name_is_missing() {
+    let error = failure("composes", &[5; 40]);
+    assert_eq!(error.category(), "AssumptionMissing");
+    assert!(error.to_string().contains("spec.assumptions"), "{error}");
+}
