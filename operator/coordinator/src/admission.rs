@@ -11,7 +11,7 @@ use prover_core::{
     ArtifactName, Binding, DeviceClass, JobPolicy, JobSpec, Lane, Milliseconds, Requirements, TaskSpec,
     Timestamp,
 };
-use prover_crds::{InputFormat, MANAGED_BY_US, ProofJob, ProofJobSpec, ProofKind};
+use prover_crds::{Destination, InputFormat, MANAGED_BY_US, ProofJob, ProofJobSpec, ProofKind};
 
 use crate::catalogue::{Backend, Offer};
 use crate::error::AdmissionError;
@@ -106,7 +106,7 @@ pub(crate) async fn prepare(
         job: name.clone(),
         violations,
     };
-    let violations = violations(spec, &uid);
+    let violations = violations(&job, &uid, access);
     if !violations.is_empty() {
         return Err(invalid(violations));
     }
@@ -145,48 +145,19 @@ fn job_prefix(limits: &AdmissionLimits, uid: &str) -> Result<Prefix, prover_arti
     }
 }
 
-/// Rules that hold whatever has checked the manifest before, each broken one as a sentence.
-fn violations(spec: &ProofJobSpec, uid: &str) -> Vec<String> {
-    let mut violations = Vec::new();
-    let mut rule = |holds: bool, text: &str| {
-        if !holds {
-            violations.push(text.to_owned());
-        }
+/// Each broken rule of the resource type as a sentence.
+fn violations(job: &ProofJob, uid: &str, access: &SourceAccess) -> Vec<String> {
+    let destination = match access {
+        SourceAccess::Local { .. } => Destination::LocalMode,
+        SourceAccess::Cluster => Destination::Cluster,
     };
+    let broken = job.validate(destination).err();
+    let mut violations: Vec<String> =
+        broken.iter().flat_map(|broken| broken.as_slice()).map(ToString::to_string).collect();
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-    let good_uid = !uid.is_empty() && uid.len() <= UID_BYTES && uid.chars().all(plain);
-    rule(
-        good_uid,
-        "metadata.uid must be 1 to 128 letters, digits, '-', '_' or '.'",
-    );
-    rule(
-        spec.max_cycles.is_none_or(|cycles| cycles >= 1),
-        "spec.maxCycles must be at least 1",
-    );
-    rule(
-        spec.segment_po2.is_none_or(|po2| (13..=24).contains(&po2)),
-        "spec.segmentPo2 must be 13 to 24",
-    );
-    rule(
-        spec.max_workers.is_none_or(|workers| workers >= 1),
-        "spec.maxWorkers must be at least 1",
-    );
-    rule(
-        spec.retry_limit.is_none_or(|limit| limit >= 0),
-        "spec.retryLimit must not be negative",
-    );
-    rule(
-        spec.active_deadline_seconds.is_none_or(|seconds| seconds >= 1),
-        "spec.activeDeadlineSeconds must be at least 1",
-    );
-    rule(
-        spec.assumptions.len() <= 32,
-        "spec.assumptions must have at most 32 entries",
-    );
-    rule(
-        spec.assumptions.is_empty() || spec.proof.system == prover_crds::ProofSystem::Risc0,
-        "spec.assumptions are for risc0 only: leave them out, or hand the proofs over as input",
-    );
+    if uid.is_empty() || uid.len() > UID_BYTES || !uid.chars().all(plain) {
+        violations.push("metadata.uid: must be 1 to 128 letters, digits, '-', '_' or '.'".to_owned());
+    }
     violations
 }
 

@@ -202,8 +202,10 @@ impl Actor {
     }
 
     fn answer(&mut self, worker: WorkerId, call: CallId, answer: Result<Answer, Refusal>) {
+        let call_id = convert::worker_call_id(call);
+        let name = self.workers.get_mut(&worker).and_then(|record| record.named_calls.remove(&call_id));
         let mut message = wire::Answer {
-            call_id: convert::worker_call_id(call),
+            call_id,
             ..wire::Answer::default()
         };
         match answer {
@@ -212,20 +214,22 @@ impl Actor {
                 message.task_ids = tasks.iter().map(|(task, _)| task.0).collect();
                 message.already_succeeded = tasks.iter().map(|(_, succeeded)| *succeeded).collect();
             }
-            // The name is the caller's own: it asked with it.
-            Ok(Answer::Artifact(binding)) => message.artifact = Some(convert::artifact("artifact", &binding)),
+            Ok(Answer::Artifact(binding)) => {
+                message.artifact = Some(convert::artifact(&name.unwrap_or_default(), &binding));
+            }
             Ok(Answer::Dropped(dropped)) => message.dropped = dropped,
             Err(refusal) => {
                 let kind = convert::refusal_kind(&refusal);
-                self.parts
-                    .metrics
-                    .calls_refused
-                    .with_label_values(&[kind.as_str_name()])
-                    .inc();
+                self.parts.metrics.calls_refused.with_label_values(&[kind.as_str_name()]).inc();
                 tracing::debug!(%worker, %call, %refusal, "a call is refused");
                 message.error = cut_text(&refusal.to_string());
                 message.error_kind = kind.into();
             }
+        }
+        if let Some(record) = self.workers.get_mut(&worker)
+            && let Some(answered) = record.channel_sends.get_mut(&call_id)
+        {
+            *answered = Some(message.clone());
         }
         self.send(worker, Outbound::Answer(message));
     }

@@ -1,9 +1,10 @@
 //! Workers and their streams: hello, replacement, loss, and what they report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prover_core::{
-    Action, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec,
+    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec,
 };
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
@@ -24,6 +25,9 @@ const LOST_WORKER_MEMORY: Milliseconds = Milliseconds(60_000);
 /// Reason of a job whose concluding task proved nothing that can be shown.
 const INVALID_CONCLUSION: &str = "InvalidConclusion";
 
+/// Messages to channels that are remembered per worker: more than an agent has calls without an answer.
+const CHANNEL_SENDS_REMEMBERED: usize = 16_384;
+
 /// Metric label of a key that belongs to another attempt.
 const FOREIGN_KEY: &str = "foreign_key";
 
@@ -41,6 +45,11 @@ pub(super) struct Worker {
     pub(super) attempts: usize,
     pub(super) host_memory_used_bytes: u64,
     pub(super) process_id: u64,
+    /// Calls about artifacts that wait for their answer, with the name that they are about.
+    pub(super) named_calls: BTreeMap<u64, ArtifactName>,
+    /// The latest messages to channels, by call, with their answers where there are any: an agent whose stream
+    /// broke sends what was not answered again, and a channel must not get it twice.
+    pub(super) channel_sends: BTreeMap<u64, Option<wire::Answer>>,
 }
 
 impl Actor {
@@ -111,7 +120,9 @@ impl Actor {
     }
 
     fn introduce(&mut self, worker: WorkerId, hello: Hello, session: SessionHandle) -> Arc<Backend> {
+        let (mut named_calls, mut channel_sends) = (BTreeMap::new(), BTreeMap::new());
         if let Some(previous) = self.workers.remove(&worker) {
+            (named_calls, channel_sends) = (previous.named_calls, previous.channel_sends);
             if let Some(older) = previous.session {
                 older.closer.close(Status::aborted(
                     "another stream of this worker took the place of this one",
@@ -141,6 +152,8 @@ impl Actor {
             attempts: hello.held.len(),
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
+            named_calls,
+            channel_sends,
         };
         self.workers.insert(worker, record);
         backend
@@ -331,6 +344,31 @@ impl Actor {
         self.apply(event);
     }
 
+    /// Notes what answering the call will need. False: the call came before, so that nothing is to be done.
+    fn note_call(&mut self, worker: WorkerId, event: &Event) -> bool {
+        let Some(record) = self.workers.get_mut(&worker) else { return false };
+        match event {
+            Event::ArtifactBound { call, name, .. } | Event::ArtifactResolved { call, name, .. } => {
+                record.named_calls.insert(convert::worker_call_id(*call), name.clone());
+            }
+            Event::ChannelMessageSent { call, .. } => {
+                let call = convert::worker_call_id(*call);
+                if let Some(answered) = record.channel_sends.get(&call) {
+                    if let Some(answer) = answered.clone() {
+                        self.send(worker, Outbound::Answer(answer));
+                    }
+                    return false;
+                }
+                record.channel_sends.insert(call, None);
+                if record.channel_sends.len() > CHANNEL_SENDS_REMEMBERED {
+                    record.channel_sends.pop_first();
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
     /// A call of an attempt. Names are bound only to keys of the attempt itself, so that no worker can make one
     /// job's artifact pass for another's.
     pub(super) fn call(&mut self, worker: WorkerId, event: Event) {
@@ -348,7 +386,9 @@ impl Actor {
             self.send(worker, Outbound::Answer(answer));
             return;
         }
-        self.apply(event);
+        if self.note_call(worker, &event) {
+            self.apply(event);
+        }
     }
 
     /// The first key that is not below the attempt's own; none where the attempt is not known any more.
