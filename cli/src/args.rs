@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// Verify a proof file from its bytes against the identity of a program.
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArguments),
-    /// Check a ProofJob manifest without running it. The files that it names are not opened.
+    /// Check a manifest of a ProofJob or ProverCluster. The files that it names are not opened.
     #[command(after_help = EXIT_CODES)]
     Validate(ValidateArguments),
     /// Print the version.
@@ -118,9 +118,12 @@ pub(crate) struct VerifyArguments {
 /// Arguments of `validate`.
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArguments {
-    /// The ProofJob manifest (YAML or JSON); `-` reads standard input.
+    /// The manifest (YAML or JSON); `-` reads standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) filename: PathBuf,
+    /// Check a ProofJob as a cluster takes it, which refuses files of this machine.
+    #[arg(long)]
+    pub(crate) cluster: bool,
     /// Format of the result on standard output.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: OutputFormat,

@@ -81,7 +81,7 @@ fn asks_for_json(words: &[OsString]) -> bool {
 }
 
 fn validate(arguments: &ValidateArguments) -> Exit {
-    let result = manifest::read(&arguments.filename);
+    let result = manifest::check(&arguments.filename, arguments.cluster);
     if arguments.output == OutputFormat::Json {
         let (name, failure) = match &result {
             Ok(manifest) => (manifest.name.as_str(), None),

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use prover_crds::ProofJob;
+use prover_crds::{ManifestError, ProofJob};
 
 use crate::failure::Failure;
 use crate::files;
@@ -24,37 +24,94 @@ pub(crate) struct Manifest {
     pub(crate) folder: PathBuf,
 }
 
-/// Reads and checks the manifest; `-` is standard input, whose paths are relative to the current folder.
-pub(crate) fn read(path: &Path) -> Result<Manifest, Failure> {
-    let (text, folder) = if path.as_os_str() == "-" {
-        (read_standard_input()?, PathBuf::from("."))
-    } else {
-        let bytes = files::read("manifest", path, MANIFEST_BYTES).map_err(|error| {
-            Failure::bad_input(error.reason(), format!("{error}. Check the path after -f"))
-        })?;
-        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        (into_text(bytes, &path.display().to_string())?, folder)
-    };
-    parse(&text, path, folder)
+/// A manifest that was checked and is not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// `ProofJob` or `ProverCluster`.
+    pub(crate) kind: &'static str,
+    /// Its name.
+    pub(crate) name: String,
 }
 
-fn parse(text: &str, path: &Path, folder: PathBuf) -> Result<Manifest, Failure> {
-    let invalid =
-        |message: String| Failure::bad_input("InvalidManifest", format!("{}: {message}", path.display()));
-    let job = prover_crds::parse_proof_job(text).map_err(|error| invalid(error.to_string()))?;
+/// Reads and checks the manifest; `-` is standard input, whose paths are relative to the current folder.
+pub(crate) fn read(path: &Path) -> Result<Manifest, Failure> {
+    parse(&read_text(path)?, path)
+}
+
+/// Reads and checks a manifest of either kind.
+pub(crate) fn check(path: &Path, for_cluster: bool) -> Result<Checked, Failure> {
+    check_text(&read_text(path)?, path, for_cluster)
+}
+
+fn check_text(text: &str, path: &Path, for_cluster: bool) -> Result<Checked, Failure> {
+    let job = if for_cluster {
+        prover_crds::parse_proof_job_for_cluster(text)
+    } else {
+        prover_crds::parse_proof_job(text)
+    };
+    let error = match job {
+        Ok(job) => {
+            return Ok(Checked {
+                kind: "ProofJob",
+                name: job.metadata.name.unwrap_or_default(),
+            });
+        }
+        Err(error) => error,
+    };
+    match prover_crds::parse_prover_cluster(text) {
+        Ok(cluster) => Ok(Checked {
+            kind: "ProverCluster",
+            name: cluster.metadata.name.unwrap_or_default(),
+        }),
+        // Each parser refuses the other kind: the words of the one that knows the kind are the helpful ones.
+        Err(ManifestError::WrongKind { .. }) => Err(invalid(path, &error)),
+        Err(cluster_error) if matches!(error, ManifestError::WrongKind { .. }) => {
+            Err(invalid(path, &cluster_error))
+        }
+        Err(_) => Err(invalid(path, &error)),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    if is_standard_input(path) {
+        return read_standard_input();
+    }
+    let bytes = files::read("manifest", path, MANIFEST_BYTES)
+        .map_err(|error| Failure::bad_input(error.reason(), format!("{error}. Check the path after -f")))?;
+    into_text(bytes, &path.display().to_string())
+}
+
+fn invalid(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
+    let label = if is_standard_input(path) {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
+    Failure::bad_input("InvalidManifest", format!("{label}: {problem}"))
+}
+
+fn parse(text: &str, path: &Path) -> Result<Manifest, Failure> {
+    let job = prover_crds::parse_proof_job(text).map_err(|error| invalid(path, &error))?;
     let name = job.metadata.name.clone().unwrap_or_default();
     if name.is_empty()
         || name.len() > NAME_BYTES
         || !name.chars().all(is_name_character)
         || name.starts_with('.')
     {
-        return Err(invalid(
-            "metadata.name must be there and have only lower-case letters, digits, `-` and `.`, since files are \
-             named after it"
-                .to_owned(),
-        ));
+        let rule = "metadata.name must be there and have only lower-case letters, digits, `-` and `.`, since files \
+                    are named after it";
+        return Err(invalid(path, &rule));
     }
+    let folder = if is_standard_input(path) {
+        PathBuf::from(".")
+    } else {
+        path.parent().map(Path::to_owned).unwrap_or_default()
+    };
     Ok(Manifest { job, name, folder })
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 fn is_name_character(character: char) -> bool {
@@ -122,7 +179,7 @@ spec:
     #[test]
     fn an_unknown_field_is_named_with_the_file() {
         let text = GOOD.replace("  proof:\n", "  prooof: 1\n  proof:\n");
-        let failure = parse(&text, Path::new("job.yaml"), PathBuf::new()).unwrap_err();
+        let failure = parse(&text, Path::new("job.yaml")).unwrap_err();
         assert_eq!(failure.exit.code(), 2);
         assert!(
             failure.message.contains("job.yaml") && failure.message.contains("prooof"),
@@ -134,11 +191,22 @@ spec:
     fn a_name_that_could_leave_the_output_folder_is_refused() {
         for name in ["../evil", "a/b", "\"\"", ".hidden"] {
             let text = GOOD.replace("name: good", &format!("name: {name}"));
-            assert!(
-                parse(&text, Path::new("job.yaml"), PathBuf::new()).is_err(),
-                "{name}"
-            );
+            assert!(parse(&text, Path::new("job.yaml")).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn either_kind_is_checked_and_told_in_its_own_words() {
+        let path = Path::new("job.yaml");
+        let checked = check_text(GOOD, path, false).unwrap();
+        assert_eq!((checked.kind, checked.name.as_str()), ("ProofJob", "good"));
+        let failure = check_text(GOOD, path, true).unwrap_err();
+        assert!(failure.message.contains("file is for local mode"), "{failure}");
+        let cluster = "apiVersion: proving.rs/v1alpha1\nkind: ProverCluster\nmetadata: {name: a}\nspec: {}";
+        let failure = check_text(cluster, path, false).unwrap_err();
+        assert!(failure.message.contains("artifactStore"), "{failure}");
+        let other = check_text("apiVersion: v1\nkind: Pod", path, false).unwrap_err();
+        assert!(other.message.contains("ProofJob"), "{other}");
     }
 
     #[test]

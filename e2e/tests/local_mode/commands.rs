@@ -42,6 +42,23 @@ fn every_local_sample_is_valid() {
 }
 
 #[test]
+fn every_cluster_sample_is_valid_for_a_cluster() {
+    let samples = manifests_below(&workspace().join("config/samples/cluster"));
+    assert!(samples.len() >= 3, "{samples:?}");
+    for sample in samples {
+        let output = kubectl_proof(&["validate", "--cluster", "-f", &sample]);
+        assert!(
+            output.status.success(),
+            "{sample}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let local = workspace().join("config/samples/local/fibonacci.yaml");
+    let output = kubectl_proof(&["validate", "--cluster", "-f", local.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "a cluster refuses files");
+}
+
+#[test]
 fn the_emulated_sample_runs() {
     let sample = workspace().join("config/samples/local/emulated.yaml");
     let done = prover_e2e::Job::of_file(sample).run().expect_code(0);

@@ -3,7 +3,10 @@
 //! Nothing here proves anything: jobs are emulated, or end before RISC Zero would begin to prove. Real proofs are
 //! in `real_proof.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test that lacks what it looks for has failed")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that lacks what it looks for has failed"
+)]
 
 mod bad_input;
 mod commands;
