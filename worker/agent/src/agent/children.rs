@@ -1,0 +1,337 @@
+//! The slots of the agent: one child for each device, and one for the control lane.
+//!
+//! The control lane has a child of its own, so that a prover that crashes never takes the planner with it. It is
+//! started with the first attempt of that lane.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prover_backend::limits::MAX_CONTROL_ATTEMPTS;
+use prover_backend::protocol::backend_event::Event as Said;
+use prover_backend::protocol::{BackendDescription, BackendEvent, Device};
+use prover_wire::protocol::{DeviceChanged, FailureClass};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Agent;
+use crate::attempt::Stage;
+use crate::child::{ChildEnd, ChildSettings, Killed, LastHeard, Supervisor};
+use crate::config::{AgentConfig, DeviceKind};
+use crate::error::AgentError;
+use crate::event::{ChildNews, Commands};
+use crate::service::Service;
+use crate::usage::SharedClock;
+
+/// Id of the slot of the control lane, for children and logs; on the wire it is empty.
+const CONTROL: &str = "control";
+
+/// A child that is ready.
+#[derive(Debug)]
+pub(super) struct ReadyChild {
+    pub(super) process: u32,
+    pub(super) commands: Commands,
+}
+
+/// A device, or the control lane.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) device: Device,
+    pub(super) child: Option<ReadyChild>,
+    /// Attempts that the child has.
+    pub(super) in_child: BTreeSet<u64>,
+    pub(super) clock: SharedClock,
+    /// Why it takes no attempts.
+    pub(super) unusable: Option<String>,
+    pub(super) supervisor: Option<JoinHandle<()>>,
+    pub(super) kill: Option<mpsc::Sender<Killed>>,
+    /// Its child has been ready or given up at least once.
+    settled: bool,
+}
+
+impl Slot {
+    /// All slots of a worker, the control lane last.
+    pub(super) fn of(config: &AgentConfig) -> Vec<Self> {
+        let device = |id: String, kind: DeviceKind| Self {
+            device: Device {
+                id,
+                class: kind.backend().into(),
+                product: String::new(),
+                vram_bytes: 0,
+                host_memory_bytes: config.host_memory_bytes,
+            },
+            child: None,
+            in_child: BTreeSet::new(),
+            clock: SharedClock::default(),
+            unusable: None,
+            supervisor: None,
+            kill: None,
+            settled: false,
+        };
+        let name = config.device_kind.name();
+        let mut slots: Vec<Self> = (0..config.devices)
+            .map(|index| device(format!("{name}-{index}"), config.device_kind))
+            .collect();
+        slots.push(device(CONTROL.to_owned(), DeviceKind::Cpu));
+        slots
+    }
+
+    pub(super) fn is_control(&self) -> bool {
+        self.device.id == CONTROL
+    }
+
+    /// Whether an assignment to this device id is for this slot.
+    pub(super) fn serves(&self, device_id: &str) -> bool {
+        if device_id.is_empty() {
+            self.is_control()
+        } else {
+            !self.is_control() && self.device.id == device_id
+        }
+    }
+
+    /// Attempts that its child takes at once.
+    pub(super) fn capacity(&self, backend: &BackendDescription) -> usize {
+        if self.is_control() {
+            MAX_CONTROL_ATTEMPTS
+        } else {
+            backend.attempts_at_once as usize
+        }
+    }
+
+    /// Has the child killed; its supervisor starts another one.
+    pub(super) fn kill(&self, why: Killed) {
+        if let Some(kill) = &self.kill {
+            // A full queue means that it is being killed already.
+            let _ = kill.try_send(why);
+        }
+    }
+}
+
+impl Agent {
+    /// Listens for the child of a slot and starts it.
+    pub(super) fn start_supervisor(&mut self, index: usize) -> Result<(), AgentError> {
+        let socket = self.work.socket(index);
+        let (opened_sender, opened) = mpsc::channel(1);
+        let (kill_sender, kill) = mpsc::channel(1);
+        let heard = LastHeard::new();
+        let slot = &mut self.slots[index];
+        let service = Service {
+            slot: index,
+            device: slot.device.clone(),
+            events: self.events.clone(),
+            opened: opened_sender,
+            heard: heard.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        };
+        // The socket outlives the child by as long as the child needs to end.
+        let socket_stop = CancellationToken::new();
+        service
+            .listen(&socket, socket_stop.clone())
+            .map_err(|source| AgentError::UseWorkDirectory {
+                action: "listen on the socket",
+                path: socket.clone(),
+                source,
+            })?;
+        let supervisor = Supervisor {
+            slot: index,
+            settings: ChildSettings {
+                program: self.config.backend_command.clone(),
+                launcher: self.config.launcher.clone(),
+                environment: self.config.environment.clone(),
+                socket,
+                device: slot.device.clone(),
+            },
+            starter: self.starter.clone(),
+            host: self.host.clone(),
+            events: self.events.clone(),
+            opened,
+            heard,
+            kill,
+            stop: self.stop.clone(),
+        };
+        slot.kill = Some(kill_sender);
+        slot.supervisor = Some(tokio::spawn(async move {
+            supervisor.run().await;
+            socket_stop.cancel();
+        }));
+        Ok(())
+    }
+
+    /// Whether each device has a ready child or has been given up; then the coordinator can be told.
+    pub(super) fn children_are_settled(&self) -> Result<bool, AgentError> {
+        let devices = || self.slots.iter().filter(|slot| !slot.is_control());
+        if let Some(problem) = devices()
+            .map(|slot| slot.unusable.as_ref())
+            .collect::<Option<Vec<_>>>()
+        {
+            return Err(AgentError::StartBackend {
+                command: self.config.backend_command.clone(),
+                problem: problem
+                    .first()
+                    .map_or_else(String::new, |problem| (*problem).clone()),
+            });
+        }
+        Ok(self.backend.is_some() && devices().all(|slot| slot.settled))
+    }
+
+    pub(super) fn child_news(&mut self, slot: usize, news: ChildNews) {
+        match news {
+            ChildNews::Ready {
+                process,
+                commands,
+                description,
+            } => {
+                self.child_ready(slot, process, commands, description);
+            }
+            ChildNews::Event(event) => self.child_says(slot, *event),
+            ChildNews::Ended(end) => self.child_ended(slot, &end),
+            ChildNews::Unstartable { problem } => self.unusable(slot, problem),
+        }
+    }
+
+    fn child_ready(
+        &mut self,
+        index: usize,
+        process: u32,
+        commands: Commands,
+        described: Box<BackendDescription>,
+    ) {
+        let device_id = self.slots[index].device.id.clone();
+        self.metrics
+            .children_started
+            .with_label_values(&[&device_id])
+            .inc();
+        let backend = self
+            .backend
+            .get_or_insert_with(|| Arc::from(described.clone()))
+            .clone();
+        if *backend != *described {
+            let problem = format!(
+                "its child is {} {}, but this worker serves {} {}: the backend's program was replaced under a \
+                 running worker. Restart the worker",
+                described.name, described.version, backend.name, backend.version
+            );
+            self.unusable(index, problem);
+            return;
+        }
+        let slot = &mut self.slots[index];
+        slot.settled = true;
+        slot.child = Some(ReadyChild { process, commands });
+        let was_unusable = slot.unusable.take().is_some();
+        let told = was_unusable && !slot.is_control();
+        self.metrics.device_usable.with_label_values(&[&device_id]).set(1);
+        if told {
+            let reason = "its backend process runs again".to_owned();
+            self.send(DeviceChanged {
+                device_id,
+                usable: true,
+                reason,
+            });
+        }
+        self.start_what_can(index);
+    }
+
+    fn unusable(&mut self, index: usize, problem: String) {
+        let slot = &mut self.slots[index];
+        let device_id = slot.device.id.clone();
+        let told = !slot.is_control();
+        tracing::error!(device = device_id, problem, "the device is unusable");
+        slot.settled = true;
+        slot.child = None;
+        slot.unusable = Some(prover_wire::limits::cut_text(&problem));
+        self.metrics.device_usable.with_label_values(&[&device_id]).set(0);
+        if told {
+            let reason = prover_wire::limits::cut_text(&problem);
+            self.send(DeviceChanged {
+                device_id,
+                usable: false,
+                reason,
+            });
+        }
+        let waiting: Vec<u64> = self
+            .attempts
+            .values()
+            .filter(|attempt| attempt.slot == index && !attempt.stage.has_started())
+            .map(|attempt| attempt.assign.attempt_id)
+            .collect();
+        for id in waiting {
+            self.fail(id, FailureClass::Retryable, "DeviceUnusable", &problem, None);
+        }
+    }
+
+    fn child_ended(&mut self, index: usize, end: &ChildEnd) {
+        self.read_clock(index);
+        let slot = &mut self.slots[index];
+        slot.child = None;
+        let device_id = slot.device.id.clone();
+        let lost: Vec<u64> = slot.in_child.iter().copied().collect();
+        self.metrics
+            .children_ended
+            .with_label_values(&[device_id.as_str(), end.reason])
+            .inc();
+        if end.class.is_some() {
+            tracing::warn!(
+                device = device_id,
+                reason = end.reason,
+                attempts = lost.len(),
+                "{}",
+                end.message
+            );
+        }
+        for id in lost {
+            let stopping = self
+                .attempts
+                .get(&id)
+                .is_some_and(|attempt| matches!(attempt.stage, Stage::Stopping));
+            match end.class {
+                Some(class) if !stopping => self.fail(id, class, end.reason, &end.message, None),
+                _ => self.stopped(id),
+            }
+        }
+    }
+
+    fn child_says(&mut self, slot: usize, event: BackendEvent) {
+        let Some(said) = event.event else { return };
+        let id = match &said {
+            Said::Hello(_) | Said::Pulse(_) => return,
+            Said::Progress(progress) => progress.attempt_id,
+            Said::Completed(completed) => completed.attempt_id,
+            Said::Failed(failed) => failed.attempt_id,
+            Said::Stopped(stopped) => stopped.attempt_id,
+        };
+        // A child speaks for the attempts that it has, and for no others.
+        if !self.slots[slot].in_child.contains(&id) {
+            tracing::debug!(
+                slot,
+                attempt = id,
+                "a backend speaks of an attempt that it does not have"
+            );
+            return;
+        }
+        match said {
+            Said::Hello(_) | Said::Pulse(_) => {}
+            Said::Progress(progress) => self.progressed(progress),
+            Said::Completed(completed) => self.child_completed(completed),
+            Said::Failed(failed) => self.child_failed(failed),
+            Said::Stopped(_) => self.child_stopped(id),
+        }
+    }
+
+    /// Divides the time on the slot's device among what runs there, up to now.
+    pub(super) fn read_clock(&mut self, index: usize) {
+        let now = self.started.elapsed();
+        let slot = &mut self.slots[index];
+        let process = slot.child.as_ref().map(|child| child.process);
+        let cpu = process
+            .and_then(|process| self.host.cpu_milliseconds(process))
+            .map(Duration::from_millis);
+        let busy = slot.clock.read(now, cpu);
+        let busy = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
+        self.metrics
+            .device_busy
+            .with_label_values(&[&slot.device.id])
+            .inc_by(busy);
+    }
+}

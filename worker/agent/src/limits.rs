@@ -1,0 +1,93 @@
+//! Every limit of the agent, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Messages that wait for the agent's own loop. A sender waits when they are full.
+pub(crate) const QUEUED_EVENTS: usize = 4_096;
+
+/// Messages that wait to be sent to the coordinator. When they are full, the coordinator does not read any more:
+/// the stream is given up and opened again.
+pub(crate) const QUEUED_MESSAGES: usize = 8_192;
+
+/// Commands that wait to be read by a child. When they are full, the child counts as hung.
+pub(crate) const QUEUED_COMMANDS: usize = 1_024;
+
+/// Answers that wait to be read by a subscription or channel reader of a child. When they are full, its stream
+/// ends with an error.
+pub(crate) const QUEUED_ANSWERS: usize = 16_384;
+
+/// Calls of attempts that wait for an answer of the coordinator.
+pub(crate) const PENDING_CALLS: usize = 16_384;
+
+/// How long connecting to the coordinator may take.
+pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the coordinator may take to welcome a worker.
+pub(crate) const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+
+/// Heartbeats without any word from the coordinator after which the stream counts as broken.
+pub(crate) const SILENT_HEARTBEATS: u32 = 5;
+
+/// Shortest silence that breaks a stream: a machine that is busy proving may be slow.
+pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
+
+/// First wait before the stream is opened again; doubles up to [`RECONNECT_LONGEST`], each with jitter.
+pub(crate) const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest wait before the stream is opened again: well within the coordinator's reconnect grace of 10 s.
+pub(crate) const RECONNECT_LONGEST: Duration = Duration::from_secs(3);
+
+/// How long a child may take from its start to its first word.
+pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(60);
+
+/// Starts in a row without a word of the child after which its device counts as unusable.
+pub(crate) const FAILED_STARTS: u32 = 3;
+
+/// First wait before a child is started again after a failed start; doubles up to [`RESTART_LONGEST`]. After a
+/// crash it is started again at once.
+pub(crate) const RESTART_FIRST: Duration = Duration::from_millis(200);
+
+/// Longest wait before a child is started again.
+pub(crate) const RESTART_LONGEST: Duration = Duration::from_secs(30);
+
+/// How long a silent child is watched once more before it counts as hung: the agent itself may have been starved.
+pub(crate) const HANG_CONFIRMATION: Duration = Duration::from_millis(500);
+
+/// How long a child may take to end after its session ended, or the session after the child.
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a child may take to end when it is asked to.
+pub(crate) const SHUTDOWN_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a stopped attempt may take to leave its device. Then its child is killed if nothing else runs in it.
+pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often memory and out-of-memory counters are sampled.
+pub(crate) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Lines of a child's output that are kept for failure messages.
+pub(crate) const KEPT_LINES: usize = 20;
+
+/// Bytes of a line of a child's output that are kept; the rest is cut.
+pub(crate) const KEPT_LINE_BYTES: usize = 400;
+
+/// Artifacts of one attempt that are transferred at once.
+pub(crate) const TRANSFERS_AT_ONCE: usize = 4;
+
+/// Tries to fetch an input, each with the store's own retries in it. Then the attempt fails.
+pub(crate) const FETCH_TRIES: u32 = 3;
+
+/// How long an upload is tried again: what it holds took long to prove.
+pub(crate) const UPLOAD_PATIENCE: Duration = Duration::from_secs(300);
+
+/// First wait before a transfer is tried again; doubles up to [`TRANSFER_LONGEST`].
+pub(crate) const TRANSFER_FIRST: Duration = Duration::from_millis(200);
+
+/// Longest wait before a transfer is tried again.
+pub(crate) const TRANSFER_LONGEST: Duration = Duration::from_secs(10);
+
+/// How long a leaving worker waits for acknowledgements after its drain time is over.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Bytes of a socket's path: the kernel allows 108 with the zero at its end.
+pub(crate) const SOCKET_PATH_BYTES: usize = 100;

@@ -1,0 +1,452 @@
+//! The stream to the coordinator, on a thread of its own so that no work of the agent delays a heartbeat.
+//!
+//! Owns: connecting with the token of the moment, hello and welcome, heartbeats, the detection of a silent
+//! coordinator, and opening the stream again. Does not own what is said: messages go to the agent's loop.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use prover_wire::protocol::coordinator_message::Message;
+use prover_wire::protocol::worker_plane_client::WorkerPlaneClient;
+use prover_wire::protocol::{CoordinatorMessage, Heartbeat, HeldAttempt, Welcome, WorkerMessage};
+use prover_wire::{AUTHORIZATION, BEARER, Validate, WireError, limits as wire_limits};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::backoff::Backoff;
+use crate::error::AgentError;
+use crate::event::{Event, Held, Outgoing};
+use crate::host::Host;
+use crate::limits::{
+    CONNECT_WITHIN, QUEUED_MESSAGES, RECONNECT_FIRST, RECONNECT_LONGEST, SHORTEST_SILENCE, SILENT_HEARTBEATS,
+    WELCOME_WITHIN,
+};
+use crate::metrics::Metrics;
+
+/// What is known of the stream to the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Nothing has been tried yet.
+    NotYet,
+    /// The coordinator of this epoch has welcomed the worker.
+    Welcomed {
+        /// The coordinator's epoch.
+        epoch: u64,
+    },
+    /// The last try or stream failed; the next try follows.
+    Failed {
+        /// Short name of the failure.
+        category: &'static str,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Why a stream could not be opened, or broke.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("could not read the token file {}: {source}. Give --token-file a file with the worker's token", path.display())]
+    ReadToken { path: PathBuf, source: std::io::Error },
+    #[error("the token file {} is empty or has characters that no token has", path.display())]
+    MalformedToken { path: PathBuf },
+    #[error("the coordinator's address {address:?} can't be used: {source}. Write http://HOST:PORT")]
+    MalformedAddress {
+        address: String,
+        source: tonic::transport::Error,
+    },
+    #[error("the coordinator at {address} can't be reached: {problem}")]
+    Connect { address: String, problem: String },
+    #[error("the coordinator at {address} refuses the token in {}: {problem}. Check that the file holds the token of this coordinator", path.display())]
+    RefuseToken {
+        address: String,
+        path: PathBuf,
+        problem: String,
+    },
+    #[error("the coordinator at {address} refuses the session: {problem}")]
+    Refuse { address: String, problem: String },
+    #[error("the coordinator at {address} did not welcome this worker: {problem}")]
+    NoWelcome { address: String, problem: String },
+    #[error(
+        "the coordinator at {address} is of epoch {epoch}, but this worker has served epoch {highest}: it is stale"
+    )]
+    Stale {
+        address: String,
+        epoch: u64,
+        highest: u64,
+    },
+    #[error("the coordinator said nothing for {:.1} s", silence.as_secs_f64())]
+    Silent { silence: Duration },
+    #[error("the coordinator closed the stream")]
+    Closed,
+    #[error("the stream to the coordinator broke: {problem}")]
+    Broken { problem: String },
+    #[error("the coordinator does not read: {QUEUED_MESSAGES} messages wait")]
+    NotReading,
+    #[error("a message of the coordinator is malformed: {source}")]
+    Malformed {
+        #[from]
+        source: WireError,
+    },
+    #[error("the agent is ending")]
+    Ending,
+}
+
+impl SessionError {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::ReadToken { .. } | Self::MalformedToken { .. } => "token",
+            Self::MalformedAddress { .. } => "address",
+            Self::Connect { .. } => "connect",
+            Self::RefuseToken { .. } => "token_refused",
+            Self::Refuse { .. } => "refused",
+            Self::NoWelcome { .. } => "no_welcome",
+            Self::Stale { .. } => "stale",
+            Self::Silent { .. } => "silent",
+            Self::Closed => "closed",
+            Self::Broken { .. } => "broken",
+            Self::NotReading => "not_reading",
+            Self::Malformed { .. } => "malformed",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+/// What the session's thread needs.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) address: String,
+    pub(crate) token_file: PathBuf,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) held: Held,
+    pub(crate) host: Host,
+    pub(crate) metrics: Metrics,
+    pub(crate) connection: watch::Sender<Connection>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// An open stream before its welcome.
+struct Opened {
+    outgoing: mpsc::Sender<WorkerMessage>,
+    incoming: Streaming<CoordinatorMessage>,
+    welcome: Welcome,
+    told: Vec<HeldAttempt>,
+}
+
+impl Session {
+    /// Starts the thread; it ends with `stop`.
+    pub(crate) fn start(self) -> Result<std::thread::JoinHandle<()>, AgentError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| AgentError::StartThread {
+                what: "the session's runtime",
+                source,
+            })?;
+        std::thread::Builder::new()
+            .name("session".to_owned())
+            .spawn(move || runtime.block_on(self.run()))
+            .map_err(|source| AgentError::StartThread {
+                what: "the session's thread",
+                source,
+            })
+    }
+
+    async fn run(self) {
+        let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
+        let mut highest_epoch = 0;
+        while !self.stop.is_cancelled() {
+            let (error, welcomed) = self.one_stream(&mut highest_epoch).await;
+            self.metrics.connected.set(0);
+            self.metrics
+                .sessions_ended
+                .with_label_values(&[error.category()])
+                .inc();
+            if welcomed {
+                backoff.reset();
+                // The agent's loop ends only with the agent.
+                let _ = self.events.send(Event::Disconnected).await;
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let wait = backoff.next();
+            tracing::warn!(category = error.category(), ?wait, "{error}");
+            let failed = Connection::Failed {
+                category: error.category(),
+                message: error.to_string(),
+            };
+            self.connection.send_replace(failed);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Opens a stream and serves it to its end; tells whether it was welcomed.
+    async fn one_stream(&self, highest_epoch: &mut u64) -> (SessionError, bool) {
+        let opening = async {
+            tokio::select! {
+                opened = self.open(*highest_epoch) => opened,
+                () = self.stop.cancelled() => Err(SessionError::Ending),
+            }
+        };
+        let opened = match opening.await {
+            Ok(opened) => opened,
+            Err(error) => return (error, false),
+        };
+        *highest_epoch = opened.welcome.epoch;
+        self.metrics.connected.set(1);
+        tracing::info!(
+            address = self.address,
+            epoch = opened.welcome.epoch,
+            "welcomed by the coordinator"
+        );
+        (self.serve(opened).await, true)
+    }
+
+    async fn token(&self) -> Result<MetadataValue<Ascii>, SessionError> {
+        let path = &self.token_file;
+        let token = tokio::fs::read_to_string(path)
+            .await
+            .map_err(|source| SessionError::ReadToken {
+                path: path.clone(),
+                source,
+            })?;
+        let token = token.trim();
+        let malformed = || SessionError::MalformedToken { path: path.clone() };
+        if token.is_empty() {
+            return Err(malformed());
+        }
+        let mut value: MetadataValue<Ascii> = format!("{BEARER}{token}").parse().map_err(|_| malformed())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    async fn connect(&self) -> Result<Channel, SessionError> {
+        let address = self.address.clone();
+        let endpoint = Endpoint::from_shared(address.clone())
+            .map_err(|source| SessionError::MalformedAddress {
+                address: address.clone(),
+                source,
+            })?
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_nodelay(true);
+        endpoint.connect().await.map_err(|error| SessionError::Connect {
+            address,
+            problem: causes(&error),
+        })
+    }
+
+    async fn open(&self, highest_epoch: u64) -> Result<Opened, SessionError> {
+        let token = self.token().await?;
+        let channel = self.connect().await?;
+        let mut client = WorkerPlaneClient::new(channel)
+            .max_decoding_message_size(wire_limits::MESSAGE_BYTES)
+            .max_encoding_message_size(wire_limits::MESSAGE_BYTES);
+        let (reply, hello) = oneshot::channel();
+        self.events
+            .send(Event::HelloWanted { reply })
+            .await
+            .map_err(|_| SessionError::Ending)?;
+        let mut hello = hello.await.map_err(|_| SessionError::Ending)?;
+        hello.highest_epoch = highest_epoch;
+        let told = hello.held.clone();
+        let (outgoing, queue) = mpsc::channel(QUEUED_MESSAGES);
+        // Before the call: the coordinator may answer it only when it has seen the hello.
+        outgoing
+            .try_send(hello.into())
+            .map_err(|_| SessionError::NotReading)?;
+        let mut request = Request::new(ReceiverStream::new(queue));
+        request.metadata_mut().insert(AUTHORIZATION, token);
+        let address = self.address.clone();
+        let opening = async {
+            let mut incoming = client
+                .session(request)
+                .await
+                .map_err(|status| self.refusal(&status))?
+                .into_inner();
+            let first = incoming.message().await.map_err(|status| self.refusal(&status))?;
+            match first {
+                Some(CoordinatorMessage {
+                    message: Some(Message::Welcome(welcome)),
+                }) => Ok((incoming, welcome)),
+                Some(_) => Err("its first message was no welcome"),
+                None => Err("it closed the stream"),
+            }
+            .map_err(|problem| SessionError::NoWelcome {
+                address,
+                problem: problem.to_owned(),
+            })
+        };
+        let Ok(opened) = timeout(WELCOME_WITHIN, opening).await else {
+            let problem = format!("no answer within {} s", WELCOME_WITHIN.as_secs());
+            return Err(SessionError::NoWelcome {
+                address: self.address.clone(),
+                problem,
+            });
+        };
+        let (incoming, welcome) = opened?;
+        if welcome.epoch < highest_epoch {
+            let (address, epoch) = (self.address.clone(), welcome.epoch);
+            return Err(SessionError::Stale {
+                address,
+                epoch,
+                highest: highest_epoch,
+            });
+        }
+        CoordinatorMessage::from(welcome.clone()).validate()?;
+        Ok(Opened {
+            outgoing,
+            incoming,
+            welcome,
+            told,
+        })
+    }
+
+    fn refusal(&self, status: &Status) -> SessionError {
+        let (address, problem) = (self.address.clone(), status.message().to_owned());
+        match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied => SessionError::RefuseToken {
+                address,
+                path: self.token_file.clone(),
+                problem,
+            },
+            code => SessionError::Refuse {
+                address,
+                problem: format!("{problem} ({code:?})"),
+            },
+        }
+    }
+
+    async fn serve(&self, opened: Opened) -> SessionError {
+        let Opened {
+            outgoing,
+            mut incoming,
+            welcome,
+            told,
+        } = opened;
+        let every = Duration::from_millis(welcome.heartbeat_interval_ms);
+        let give_up = CancellationToken::new();
+        let connected = Event::Connected {
+            outgoing: Outgoing {
+                queue: outgoing.clone(),
+                give_up: give_up.clone(),
+            },
+            epoch: welcome.epoch,
+            stop: welcome.stop,
+            told,
+        };
+        if self.events.send(connected).await.is_err() {
+            return SessionError::Ending;
+        }
+        self.connection
+            .send_replace(Connection::Welcomed { epoch: welcome.epoch });
+        let heard = std::cell::Cell::new(Instant::now());
+        let reading = async {
+            loop {
+                let message = match incoming.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return SessionError::Closed,
+                    Err(status) => {
+                        return SessionError::Broken {
+                            problem: described(&status),
+                        };
+                    }
+                };
+                heard.set(Instant::now());
+                if let Err(error) = self.take(message).await {
+                    return error;
+                }
+                heard.set(Instant::now());
+            }
+        };
+        // Two loops side by side: a full queue of the agent must not hold up the heartbeats.
+        tokio::select! {
+            error = reading => error,
+            error = self.beat(every, &outgoing, &heard) => error,
+            () = give_up.cancelled() => SessionError::NotReading,
+            () = self.stop.cancelled() => self.close(outgoing, &mut incoming).await,
+        }
+    }
+
+    async fn take(&self, message: CoordinatorMessage) -> Result<(), SessionError> {
+        message.validate()?;
+        match message.message {
+            None | Some(Message::Heartbeat(_)) => Ok(()),
+            Some(message) => {
+                if let Message::Assign(assign) = &message {
+                    // From now on heartbeats name it, however long the agent's loop takes to see it.
+                    self.held.insert(assign.attempt_id);
+                }
+                let event = Event::FromCoordinator(Box::new(message));
+                self.events.send(event).await.map_err(|_| SessionError::Ending)
+            }
+        }
+    }
+
+    async fn beat(
+        &self,
+        every: Duration,
+        outgoing: &mpsc::Sender<WorkerMessage>,
+        heard: &std::cell::Cell<Instant>,
+    ) -> SessionError {
+        let longest_silence = (every * SILENT_HEARTBEATS).max(SHORTEST_SILENCE);
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for sequence in 1.. {
+            ticks.tick().await;
+            let silence = heard.get().elapsed();
+            if silence > longest_silence {
+                return SessionError::Silent { silence };
+            }
+            let heartbeat = Heartbeat {
+                sequence,
+                attempts: self.held.list(),
+                host_memory_used_bytes: self.host.memory_used_bytes(),
+            };
+            if outgoing.try_send(heartbeat.into()).is_err() {
+                return SessionError::NotReading;
+            }
+        }
+        SessionError::Ending
+    }
+
+    /// Lets what waits to be sent go out before the connection is dropped.
+    async fn close(
+        &self,
+        outgoing: mpsc::Sender<WorkerMessage>,
+        incoming: &mut Streaming<CoordinatorMessage>,
+    ) -> SessionError {
+        // The agent's loop has dropped its own sender: the stream ends when all has been sent.
+        drop(outgoing);
+        let ended = async { while let Ok(Some(_)) = incoming.message().await {} };
+        // A coordinator that keeps its half open has all the same received ours.
+        let _ = timeout(crate::limits::SHUTDOWN_WITHIN, ended).await;
+        SessionError::Ending
+    }
+}
+
+/// An error with all that caused it, since transport errors say nothing by themselves.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn described(status: &Status) -> String {
+    match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => format!("{message} ({:?})", status.code()),
+    }
+}
