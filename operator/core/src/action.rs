@@ -9,6 +9,10 @@ use crate::model::{
 
 /// Everything that the core can want.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the fields of the variants are named for what they are"
+)]
 pub enum Action {
     /// Send the attempt to its worker. `State` has the task's details.
     Assign(Assignment),
@@ -183,6 +187,10 @@ pub enum WaitReason {
 
 /// How a task went on.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the fields of the variants are named for what they are"
+)]
 pub enum TaskChange {
     /// It was submitted.
     Created,

@@ -9,6 +9,10 @@ use crate::model::{
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the fields of the variants are named for what they are"
+)]
 pub enum Event {
     /// A job is admitted. The same uid again changes nothing and answers with the same job.
     JobSubmitted(Box<JobSpec>),
@@ -187,6 +191,8 @@ pub struct Limits {
     pub permit_bytes_per_job: u64,
     /// Attempts fetched ahead per slot.
     pub prefetch_per_slot: u16,
+    /// Entries of the action cache; the oldest goes first.
+    pub cache_entries: usize,
 }
 
 impl Default for Limits {
@@ -209,6 +215,7 @@ impl Default for Limits {
             permit_bytes: 64 << 30,
             permit_bytes_per_job: 256 << 20,
             prefetch_per_slot: 1,
+            cache_entries: 1_000_000,
         }
     }
 }

@@ -6,10 +6,29 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+mod artifacts;
+mod attempts;
+mod bits;
+mod cache;
+mod calls;
+mod channels;
+mod classes;
+mod control;
 pub mod event;
+mod failures;
+mod jobs;
+mod leases;
 pub mod model;
+mod order;
+mod permits;
+mod placement;
+mod queue;
+mod slab;
 pub mod state;
+mod tasks;
+mod timers;
 pub mod views;
+mod workers;
 
 pub use action::{
     Action, Answer, Assignment, JobPhase, Refusal, StopReason, TaskChange, TaskOutcome, WaitReason,

@@ -56,6 +56,11 @@ identity!(
     /// A worker's session identity within one coordinator: kept over reconnects of the same agent process.
     WorkerId(u64)
 );
+impl WorkerId {
+    /// Stands in an action for the worker of an attempt that the core does not know (its job was forgotten):
+    /// the shell answers whoever sent the event.
+    pub const UNKNOWN: WorkerId = WorkerId(u64::MAX);
+}
 identity!(
     /// Index of a device within its worker.
     DeviceIndex(u16)

@@ -1,83 +1,180 @@
 //! The state of one ProverCluster's scheduling and the entry of every event.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use crate::action::Action;
+use crate::attempts::Attempt;
+use crate::cache::ActionCache;
+use crate::classes::{Classes, TaskTypes};
+use crate::control::WaitGroup;
 use crate::event::{Event, Limits};
-use crate::model::{ArtifactName, AttemptId, Binding, JobId, TaskId, Timestamp, WorkerId};
-use crate::views::{AttemptView, JobView, QueueDepth, TaskTypeCount, TaskView, WorkerView};
+use crate::jobs::{Job, Tenant};
+use crate::model::{TaskSpec, TenantName, Timestamp, WorkerId};
+use crate::order::MaskTree;
+use crate::permits::PermitPool;
+use crate::slab::Slab;
+use crate::tasks::Task;
+use crate::timers::{Timer, Timers};
+use crate::workers::Worker;
 
 /// Everything that the core knows.
 #[derive(Debug)]
 pub struct State {
-    limits: Limits,
+    pub(crate) limits: Limits,
+    pub(crate) now: Timestamp,
+    pub(crate) jobs: Slab<Job>,
+    pub(crate) job_by_uid: BTreeMap<Arc<str>, u32>,
+    pub(crate) tasks: Slab<Task>,
+    pub(crate) attempts: Slab<Attempt>,
+    pub(crate) workers: Slab<Worker>,
+    pub(crate) worker_by_id: BTreeMap<WorkerId, u32>,
+    pub(crate) tenants: Vec<Tenant>,
+    pub(crate) tenant_by_name: BTreeMap<TenantName, u32>,
+    pub(crate) tenant_order: MaskTree,
+    pub(crate) tenant_floor: u64,
+    pub(crate) classes: Classes,
+    pub(crate) types: TaskTypes,
+    pub(crate) timers: Timers,
+    pub(crate) cache: ActionCache,
+    pub(crate) permits: PermitPool,
+    /// Jobs at the limit of their workers.
+    pub(crate) capped_jobs: u32,
+    /// Ready tasks that are placed one by one, and the devices that are emptied for them.
+    pub(crate) picky: BTreeSet<u32>,
+    pub(crate) picky_devices: BTreeMap<u32, (u64, u16)>,
+    pub(crate) waiting: BTreeMap<(u8, u8), WaitGroup>,
+
+    // What the current event leaves to `settle`.
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) spare: Vec<u32>,
+    pub(crate) newly_queued: u64,
+    pub(crate) topology_changed: bool,
+    pub(crate) control_wanted: bool,
+    pub(crate) waits_changed: bool,
+    pub(crate) chain_jobs: Vec<u32>,
+    pub(crate) to_forget: Vec<u32>,
+    pub(crate) pending_root: Option<(TaskSpec, u8)>,
 }
 
-#[allow(unused_variables)]
 impl State {
     /// Nothing known yet.
     pub fn new(limits: Limits) -> State {
-        State { limits }
+        State {
+            limits,
+            now: Timestamp(0),
+            jobs: Slab::new(),
+            job_by_uid: BTreeMap::new(),
+            tasks: Slab::new(),
+            attempts: Slab::new(),
+            workers: Slab::new(),
+            worker_by_id: BTreeMap::new(),
+            tenants: Vec::new(),
+            tenant_by_name: BTreeMap::new(),
+            tenant_order: MaskTree::new(),
+            tenant_floor: 0,
+            classes: Classes::new(),
+            types: TaskTypes::new(),
+            timers: Timers::default(),
+            cache: ActionCache::default(),
+            permits: PermitPool::default(),
+            capped_jobs: 0,
+            picky: BTreeSet::new(),
+            picky_devices: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            dirty: Vec::new(),
+            spare: Vec::new(),
+            newly_queued: 0,
+            topology_changed: false,
+            control_wanted: false,
+            waits_changed: false,
+            chain_jobs: Vec::new(),
+            to_forget: Vec::new(),
+            pending_root: None,
+        }
     }
+
     /// Applies one event at the time at which it happens and appends what the shell must do to `actions`.
-    /// Time never goes back: an earlier `now` counts as the latest one seen.
-    pub fn apply(&mut self, event: Event, now: Timestamp, actions: &mut Vec<Action>) {}
+    /// Time never goes back: an earlier `now` counts as the latest one seen. Events about what is not known
+    /// (a job that was forgotten, a worker that is gone) change nothing.
+    pub fn apply(&mut self, event: Event, now: Timestamp, actions: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            self.run_timer(timer, actions);
+        }
+        self.dispatch(event, actions);
+        self.settle(actions);
+    }
+
     /// When [`Event::Tick`] should be applied if nothing else happens before.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        None
+        self.timers.next()
     }
+
     /// The limits that were set.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
-    /// A job that is not forgotten.
-    pub fn job(&self, job: JobId) -> Option<JobView<'_>> {
-        None
+
+    fn run_timer(&mut self, timer: Timer, out: &mut Vec<Action>) {
+        match timer {
+            Timer::Lease(worker) => self.lease_due(worker, out),
+            Timer::Grace(worker) => self.grace_due(worker, out),
+            Timer::Retry(task) => self.retry_due(task, out),
+            // Placement looks at the task again by itself.
+            Timer::Patience(_) => self.control_wanted = true,
+            Timer::Deadline(job) => self.deadline_passed(job, false, out),
+            Timer::ActiveDeadline(job) => self.deadline_passed(job, true, out),
+        }
     }
-    /// A job by its unique name.
-    pub fn job_by_uid(&self, uid: &str) -> Option<JobId> {
-        None
-    }
-    /// All jobs that are not forgotten, in no particular but in a stable order.
-    pub fn jobs(&self) -> impl Iterator<Item = JobView<'_>> {
-        std::iter::empty()
-    }
-    /// A task.
-    pub fn task(&self, task: TaskId) -> Option<TaskView<'_>> {
-        None
-    }
-    /// A task of the current plan by its request id.
-    pub fn task_by_request(&self, job: JobId, request: &str) -> Option<TaskId> {
-        None
-    }
-    /// All tasks of a job in the order of submission, those of dropped plans too.
-    pub fn tasks(&self, job: JobId) -> impl Iterator<Item = TaskView<'_>> {
-        std::iter::empty()
-    }
-    /// Tasks of the current plan of a job by type, in the order of first submission.
-    pub fn task_counts(&self, job: JobId) -> Vec<TaskTypeCount> {
-        Vec::new()
-    }
-    /// What a name of a job is bound to.
-    pub fn artifact(&self, job: JobId, name: &ArtifactName) -> Option<&Binding> {
-        None
-    }
-    /// An attempt whose task is not terminal or that still holds a slot.
-    pub fn attempt(&self, attempt: AttemptId) -> Option<AttemptView> {
-        None
-    }
-    /// All known workers, ordered by identity.
-    pub fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
-        std::iter::empty()
-    }
-    /// A worker.
-    pub fn worker(&self, worker: WorkerId) -> Option<WorkerView<'_>> {
-        None
-    }
-    /// Attempts that a worker holds.
-    pub fn worker_attempts(&self, worker: WorkerId) -> Vec<AttemptId> {
-        Vec::new()
-    }
-    /// Work that waits and runs, per backend version and device class.
-    pub fn queue_depth(&self) -> Vec<QueueDepth> {
-        Vec::new()
+
+    fn dispatch(&mut self, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::AttemptStarted { attempt } => self.attempt_started(attempt, out),
+            Event::AttemptSucceeded {
+                attempt,
+                outputs,
+                result,
+                usage,
+            } => {
+                self.attempt_succeeded(attempt, outputs, result, usage, out);
+            }
+            Event::AttemptFailed {
+                attempt,
+                class,
+                reason,
+                message,
+                usage,
+            } => {
+                self.attempt_failed(attempt, class, &reason, message, usage, out);
+            }
+            Event::RecallAnswered { attempt, given_back } => self.recall_answered(attempt, given_back, out),
+            Event::AttemptStopped { attempt } => self.attempt_stopped(attempt, out),
+
+            Event::JobSubmitted(spec) => self.job_submitted(*spec, out),
+            Event::JobPolicyChanged { job, policy } => self.job_policy_changed(job, policy, out),
+            Event::JobCancelled { job } => self.job_cancelled(job, out),
+            Event::JobAborted { job, reason, message } => {
+                if let Some(job) = self.jobs.find(job.0) {
+                    self.fail_job(job, reason, message, None, out);
+                }
+            }
+            Event::JobForgotten { job } => self.job_forgotten(job, out),
+            Event::TenantWeightChanged { tenant, weight } => self.tenant_weight_changed(&tenant, weight),
+
+            Event::WorkerConnected { worker, spec, held } => self.worker_connected(worker, spec, &held, out),
+            Event::WorkerDisconnected { worker } => self.worker_disconnected(worker),
+            Event::WorkerGone { worker } => self.worker_gone(worker, out),
+            Event::WorkerDraining { worker } => self.worker_draining(worker, out),
+            Event::WorkerHeartbeat { worker, attempts } => self.worker_heartbeat(worker, &attempts, out),
+            Event::DeviceChanged {
+                worker,
+                device,
+                usable,
+            } => self.device_changed(worker, device, usable, out),
+
+            Event::Tick => {}
+            call => self.called(call, out),
+        }
     }
 }

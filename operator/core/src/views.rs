@@ -1,12 +1,17 @@
 //! What the shells may read: jobs, tasks, attempts, workers and queue depth. Owns no state and changes none.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::action::JobPhase;
+use crate::attempts::{Lease, NO_DEVICE, Place};
 use crate::model::{
-    AttemptId, BackendVersion, DeviceClass, DeviceIndex, JobId, JobPolicy, Milliseconds, TaskId, TaskSpec,
-    TenantName, Timestamp, WorkerId, WorkerSpec,
+    AttemptId, BackendVersion, DeviceClass, DeviceIndex, JobId, JobPolicy, Lane, Milliseconds, TaskId,
+    TaskSpec, TenantName, Timestamp, WorkerId, WorkerSpec,
 };
+use crate::slab::NONE;
+use crate::state::State;
+use crate::tasks::Stage;
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +49,11 @@ pub enum AttemptState {
     Stopping,
     /// Its lease is lost.
     Lost,
+    /// It has reported its end.
+    Ended {
+        /// Whether its result is its task's.
+        accepted: bool,
+    },
 }
 
 /// A job.
@@ -102,6 +112,8 @@ pub struct TaskView<'a> {
     pub attempts: u32,
     /// Its current attempt and that attempt's worker.
     pub current: Option<(AttemptId, WorkerId)>,
+    /// When it may be tried again, in backoff.
+    pub not_before: Option<Timestamp>,
     /// When it was submitted.
     pub submitted_at: Timestamp,
     /// When its last attempt started.
@@ -129,8 +141,8 @@ pub struct AttemptView {
     pub task: TaskId,
     /// Its job.
     pub job: JobId,
-    /// Its worker; none when the worker was forgotten.
-    pub worker: Option<WorkerId>,
+    /// Its worker, which may be gone by now.
+    pub worker: WorkerId,
     /// Its device; none in the control lane.
     pub device: Option<DeviceIndex>,
     /// Counted from 1 within its task.
@@ -202,4 +214,280 @@ pub struct QueueDepth {
     pub running: u64,
     /// Estimated device time of the tasks that are assigned, less what they have run.
     pub running_device_time: Milliseconds,
+}
+
+impl State {
+    fn job_view(&self, index: u32) -> JobView<'_> {
+        let entry = &self.jobs[index];
+        JobView {
+            job: self.job_id(index),
+            uid: &entry.uid,
+            tenant: &self.tenants[entry.tenant as usize].name,
+            phase: &entry.phase,
+            policy: entry.policy,
+            root: TaskId(self.tasks.id(entry.root)),
+            submitted_at: entry.submitted_at,
+            started_at: entry.started_at,
+            finished_at: entry.finished_at,
+            replans: entry.replans,
+            epoch: entry.epoch,
+            failures: entry.failures,
+            infrastructure_failures: entry.infrastructure_failures,
+            tasks: entry.planned,
+            attempts_running: entry.active,
+            device_time: Milliseconds(entry.device_microseconds / 1000),
+            energy_millijoules: entry.energy_millijoules,
+        }
+    }
+
+    fn task_state(&self, index: u32) -> TaskState {
+        let entry = &self.tasks[index];
+        match entry.stage {
+            Stage::Waiting => TaskState::Waiting,
+            Stage::Ready => TaskState::Ready,
+            Stage::Backoff => TaskState::Backoff,
+            Stage::Active if entry.current != NONE && self.attempts[entry.current].started_at.is_some() => {
+                TaskState::Running
+            }
+            Stage::Active => TaskState::Assigned,
+            Stage::Succeeded => TaskState::Succeeded,
+            Stage::Failed => TaskState::Failed,
+            Stage::Dropped => TaskState::Dropped,
+        }
+    }
+
+    fn task_view(&self, index: u32) -> TaskView<'_> {
+        let entry = &self.tasks[index];
+        TaskView {
+            task: TaskId(self.tasks.id(index)),
+            job: self.job_id(entry.job),
+            spec: &entry.spec,
+            state: self.task_state(index),
+            epoch: entry.epoch,
+            attempts: entry.attempts,
+            current: (entry.current != NONE).then(|| {
+                (
+                    self.attempt_id(entry.current),
+                    self.attempts[entry.current].worker_id,
+                )
+            }),
+            not_before: self.not_before(index),
+            submitted_at: entry.submitted_at,
+            started_at: entry.started_at,
+            finished_at: entry.finished_at,
+            device_time: Milliseconds(entry.device_microseconds / 1000),
+            energy_millijoules: entry.energy_millijoules,
+            result: entry.result.as_ref(),
+            from_cache: entry.from_cache,
+            last_failure: entry.last_failure.as_ref(),
+        }
+    }
+
+    /// A job that is not forgotten.
+    pub fn job(&self, job: JobId) -> Option<JobView<'_>> {
+        self.jobs.find(job.0).map(|index| self.job_view(index))
+    }
+
+    /// A job by its unique name.
+    pub fn job_by_uid(&self, uid: &str) -> Option<JobId> {
+        self.job_by_uid.get(uid).map(|index| self.job_id(*index))
+    }
+
+    /// All jobs that are not forgotten, ordered by unique name.
+    pub fn jobs(&self) -> impl Iterator<Item = JobView<'_>> {
+        self.job_by_uid.values().map(|index| self.job_view(*index))
+    }
+
+    /// A task of a job that is not forgotten.
+    pub fn task(&self, task: TaskId) -> Option<TaskView<'_>> {
+        self.tasks.find(task.0).map(|index| self.task_view(index))
+    }
+
+    /// A task of the current plan by its request id.
+    pub fn task_by_request(&self, job: JobId, request: &str) -> Option<TaskId> {
+        let job = self.jobs.find(job.0)?;
+        self.jobs[job]
+            .by_request
+            .get(request)
+            .map(|task| TaskId(self.tasks.id(*task)))
+    }
+
+    /// All tasks of a job in the order of submission, those of dropped plans too.
+    pub fn tasks(&self, job: JobId) -> impl Iterator<Item = TaskView<'_>> {
+        let tasks = self
+            .jobs
+            .find(job.0)
+            .map_or(&[][..], |index| &self.jobs[index].tasks[..]);
+        tasks.iter().map(|task| self.task_view(*task))
+    }
+
+    /// All attempts of a job in the order of assignment, lost and ended ones too.
+    pub fn attempts(&self, job: JobId) -> impl Iterator<Item = AttemptView> {
+        let attempts = self
+            .jobs
+            .find(job.0)
+            .map_or(&[][..], |index| &self.jobs[index].attempts[..]);
+        attempts.iter().map(|attempt| self.attempt_view(*attempt))
+    }
+
+    /// Tasks of a job by type, in the order of first submission; those of dropped plans are left out.
+    pub fn task_counts(&self, job: JobId) -> Vec<TaskTypeCount> {
+        let mut counts: Vec<TaskTypeCount> = Vec::new();
+        for view in self.tasks(job) {
+            let index = self.tasks.find(view.task.0);
+            let over = self.job(job).is_some_and(|job| job.finished_at.is_some());
+            if !over && index.is_some_and(|index| !self.tasks[index].planned) {
+                continue;
+            }
+            let at = match counts
+                .iter()
+                .position(|count| count.task_type == view.spec.task_type)
+            {
+                Some(at) => at,
+                None => {
+                    counts.push(TaskTypeCount {
+                        task_type: view.spec.task_type.clone(),
+                        ..TaskTypeCount::default()
+                    });
+                    counts.len() - 1
+                }
+            };
+            let count = &mut counts[at];
+            count.total += 1;
+            match view.state {
+                TaskState::Waiting | TaskState::Backoff => count.waiting += 1,
+                TaskState::Ready => count.ready += 1,
+                TaskState::Assigned | TaskState::Running => count.running += 1,
+                TaskState::Succeeded => count.succeeded += 1,
+                TaskState::Failed | TaskState::Dropped => count.ended += 1,
+            }
+        }
+        counts
+    }
+
+    fn attempt_view(&self, index: u32) -> AttemptView {
+        let entry = &self.attempts[index];
+        AttemptView {
+            attempt: self.attempt_id(index),
+            task: TaskId(self.tasks.id(entry.task)),
+            job: self.job_id(entry.job),
+            worker: entry.worker_id,
+            device: (entry.device != NO_DEVICE).then_some(DeviceIndex(entry.device)),
+            number: entry.number,
+            state: match (entry.lease, entry.place) {
+                (Lease::Ended(accepted), _) => AttemptState::Ended { accepted },
+                (Lease::Lost, _) => AttemptState::Lost,
+                (Lease::Stopping(_), _) => AttemptState::Stopping,
+                (Lease::Held, Place::Leaving) => AttemptState::Leaving,
+                (Lease::Held, Place::Ahead) => AttemptState::Prefetched,
+                (Lease::Held, _) if entry.started_at.is_some() => AttemptState::Started,
+                (Lease::Held, _) => AttemptState::Assigned,
+            },
+            assigned_at: entry.assigned_at,
+            started_at: entry.started_at,
+        }
+    }
+
+    /// An attempt of a job that is not forgotten.
+    pub fn attempt(&self, attempt: AttemptId) -> Option<AttemptView> {
+        self.attempts
+            .find(attempt.0)
+            .map(|index| self.attempt_view(index))
+    }
+
+    fn worker_view(&self, index: u32) -> WorkerView<'_> {
+        let entry = &self.workers[index];
+        let devices = || entry.devices.iter();
+        WorkerView {
+            worker: entry.id,
+            spec: &entry.spec,
+            connected: entry.connected,
+            alive: entry.alive,
+            draining: entry.draining,
+            running: entry.control.len()
+                + devices()
+                    .map(|d| d.running.len() + d.leaving.len())
+                    .sum::<usize>(),
+            prefetched: devices().map(|device| device.ahead.len()).sum(),
+            slots: devices()
+                .filter(|device| device.usable)
+                .map(|device| usize::from(device.slots))
+                .sum(),
+            host_memory_free_bytes: entry.host_free,
+            host_memory_parents_bytes: entry.parents_bytes,
+        }
+    }
+
+    /// All known workers, ordered by identity.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> {
+        self.worker_by_id.values().map(|index| self.worker_view(*index))
+    }
+
+    /// A worker.
+    pub fn worker(&self, worker: WorkerId) -> Option<WorkerView<'_>> {
+        self.worker_by_id
+            .get(&worker)
+            .map(|index| self.worker_view(*index))
+    }
+
+    /// Attempts that have a place on a worker: the control lane first, then device by device.
+    pub fn worker_attempts(&self, worker: WorkerId) -> Vec<AttemptId> {
+        let Some(index) = self.worker_by_id.get(&worker) else {
+            return Vec::new();
+        };
+        self.workers[*index]
+            .attempts()
+            .map(|attempt| self.attempt_id(attempt))
+            .collect()
+    }
+
+    /// Work of the device lane that waits and runs, per backend version and device class, from the measured times
+    /// of each task type, else from its submitter's estimate.
+    pub fn queue_depth(&self) -> Vec<QueueDepth> {
+        let mut depths: BTreeMap<(BackendVersion, DeviceClass), QueueDepth> = BTreeMap::new();
+        let mut depth_of =
+            |backend: &BackendVersion, device_class: DeviceClass, add: &mut dyn FnMut(&mut QueueDepth)| {
+                let depth = depths
+                    .entry((backend.clone(), device_class))
+                    .or_insert_with(|| QueueDepth {
+                        backend: backend.clone(),
+                        device_class,
+                        waiting: 0,
+                        waiting_device_time: Milliseconds(0),
+                        running: 0,
+                        running_device_time: Milliseconds(0),
+                    });
+                add(depth);
+            };
+        for kind in self
+            .types
+            .entries
+            .iter()
+            .filter(|kind| kind.requirements.2 == Lane::Device)
+        {
+            depth_of(&kind.requirements.0, kind.requirements.1, &mut |depth| {
+                depth.waiting += kind.ready;
+                depth.waiting_device_time.0 += kind.ready.saturating_mul(kind.mean_microseconds) / 1000;
+                depth.running += kind.running;
+            });
+        }
+        for (_, worker) in self.workers.iter() {
+            for attempt in worker
+                .devices
+                .iter()
+                .flat_map(|d| d.running.iter().chain(d.leaving.iter()).chain(d.ahead.iter()))
+            {
+                let entry = &self.attempts[*attempt];
+                if entry.lease != Lease::Held {
+                    continue;
+                }
+                let kind = &self.types.entries[self.tasks[entry.task].kind as usize];
+                let run = entry.started_at.map_or(0, |start| (self.now - start).0);
+                depth_of(&kind.requirements.0, kind.requirements.1, &mut |depth| {
+                    depth.running_device_time.0 += (kind.mean_microseconds / 1000).saturating_sub(run);
+                });
+            }
+        }
+        depths.into_values().collect()
+    }
 }

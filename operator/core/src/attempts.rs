@@ -1,0 +1,672 @@
+//! Attempts: where each one is, when it starts, how it ends, what it used.
+
+use std::sync::Arc;
+
+use crate::action::{Action, Assignment, StopReason, TaskChange};
+use crate::model::{
+    ArtifactName, AttemptId, Binding, DeviceIndex, FailureClass, Milliseconds, TaskId, Timestamp, Usage,
+    WorkerId,
+};
+use crate::slab::NONE;
+use crate::state::State;
+use crate::tasks::Stage;
+
+/// No device: the control lane.
+pub(crate) const NO_DEVICE: u16 = u16::MAX;
+
+/// What an attempt takes of its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing any more.
+    None,
+    /// Fetched ahead: no slot and no memory yet.
+    Ahead,
+    /// A slot and memory.
+    Slot,
+    /// Its successor has its slot and its memory.
+    Leaving,
+    /// Host memory of the control lane.
+    Control,
+}
+
+/// Where an attempt stands with its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// Holds the lease of its task.
+    Held,
+    /// Was told to stop: its results are discarded.
+    Stopping(StopReason),
+    /// Its worker was silent for too long or is gone. Its result may still be the first valid one.
+    Lost,
+    /// Has reported how it ended; true: its result counts.
+    Ended(bool),
+}
+
+/// One try of a task.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) task: u32,
+    pub(crate) job: u32,
+    /// Slab index; only to be used while it has a place.
+    pub(crate) worker: u32,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) number: u32,
+    pub(crate) device: u16,
+    pub(crate) class: u8,
+    pub(crate) place: Place,
+    pub(crate) lease: Lease,
+    pub(crate) alone: bool,
+    pub(crate) recalling: bool,
+    /// Ran beside an attempt whose child died.
+    pub(crate) suspect: bool,
+    /// Level of its job's reservation that it uses.
+    pub(crate) level: Option<u8>,
+    /// What it holds of its worker.
+    pub(crate) host_bytes: u64,
+    pub(crate) vram_bytes: u64,
+    /// Device time that its job was charged when it was assigned.
+    pub(crate) charged: u64,
+    pub(crate) clock_start: u64,
+    pub(crate) on_clock: bool,
+    pub(crate) device_microseconds: u64,
+    pub(crate) assigned_at: Timestamp,
+    /// When its worker last said that it has it.
+    pub(crate) confirmed_at: Timestamp,
+    pub(crate) started_at: Option<Timestamp>,
+    /// Neighbours in its class's list of attempts fetched ahead.
+    pub(crate) previous: u32,
+    pub(crate) next: u32,
+    /// Worker for whose free slot it is recalled.
+    pub(crate) recalled_for: u64,
+}
+
+impl Attempt {
+    /// Whether it counts against the workers that its job may use.
+    pub(crate) fn holds_worker(&self) -> bool {
+        matches!(self.place, Place::Ahead | Place::Slot | Place::Leaving)
+    }
+}
+
+impl State {
+    pub(crate) fn attempt_id(&self, attempt: u32) -> AttemptId {
+        AttemptId(self.attempts.id(attempt))
+    }
+
+    /// Gives a ready task, which is in no queue any more, to a worker that has room for it.
+    pub(crate) fn start_attempt(
+        &mut self,
+        task: u32,
+        worker: u32,
+        device: u16,
+        place: Place,
+        out: &mut Vec<Action>,
+    ) -> u32 {
+        self.set_stage(task, Stage::Active);
+        let entry = &mut self.tasks[task];
+        entry.attempts += 1;
+        let (job, class, alone) = (entry.job, entry.class, entry.alone);
+        let charged = if place == Place::Control {
+            0
+        } else {
+            self.types.entries[entry.kind as usize].mean_microseconds
+        };
+        let attempt = self.attempts.insert(Attempt {
+            task,
+            job,
+            worker,
+            worker_id: self.workers[worker].id,
+            number: entry.attempts,
+            device,
+            class,
+            place: Place::None,
+            lease: Lease::Held,
+            alone: alone && place == Place::Slot,
+            recalling: false,
+            suspect: false,
+            level: None,
+            host_bytes: 0,
+            vram_bytes: 0,
+            charged,
+            clock_start: 0,
+            on_clock: false,
+            device_microseconds: 0,
+            assigned_at: self.now,
+            confirmed_at: self.now,
+            started_at: None,
+            previous: NONE,
+            next: NONE,
+            recalled_for: 0,
+        });
+        self.tasks[task].current = attempt;
+        self.jobs[job].attempts.push(attempt);
+        self.put(attempt, worker, device, place);
+        self.charge(job, charged);
+        if self.jobs[job].root == task {
+            self.root_started(job, out);
+        }
+        self.announce(attempt, out);
+        attempt
+    }
+
+    /// Books a place of a worker for an attempt that has none.
+    pub(crate) fn put(&mut self, attempt: u32, worker: u32, device: u16, place: Place) {
+        let class = usize::from(self.attempts[attempt].class);
+        let (host_bytes, vram_bytes) = (self.classes.host_bytes[class], self.classes.vram_bytes[class]);
+        let entry = &mut self.attempts[attempt];
+        debug_assert!(entry.place == Place::None);
+        let job = entry.job;
+        entry.place = place;
+        self.classes.entries[class].references += 1;
+        let holder = &mut self.workers[worker];
+        holder.told_empty = false;
+        self.jobs[job].placed += 1;
+        match place {
+            Place::Slot => {
+                entry.host_bytes = host_bytes;
+                entry.vram_bytes = vram_bytes;
+                assert!(holder.host_free >= host_bytes, "host memory is never overbooked");
+                holder.host_free -= host_bytes;
+                let holder = &mut holder.devices[usize::from(device)];
+                assert!(
+                    holder.vram_free >= vram_bytes,
+                    "device memory is never overbooked"
+                );
+                assert!(
+                    holder.running.len() < usize::from(holder.slots),
+                    "slots are never overbooked"
+                );
+                holder.vram_free -= vram_bytes;
+                holder.running.push(attempt);
+            }
+            Place::Ahead => {
+                holder.devices[usize::from(device)].ahead.push_back(attempt);
+                self.link_ahead(attempt);
+            }
+            Place::Control => holder.control.push(attempt),
+            Place::Leaving | Place::None => {}
+        }
+        if place != Place::Control && self.jobs[job].policy.max_workers.is_some() {
+            *self.jobs[job].workers.entry(worker).or_insert(0) += 1;
+            self.refresh_cap(job);
+        }
+    }
+
+    fn announce(&mut self, attempt: u32, out: &mut Vec<Action>) {
+        let entry = &self.attempts[attempt];
+        let (task, job) = (&self.tasks[entry.task], &self.jobs[entry.job]);
+        let id = self.attempt_id(attempt);
+        let prefetch = entry.place == Place::Ahead;
+        let inputs: Vec<(ArtifactName, Binding)> = task
+            .inputs
+            .iter()
+            .filter_map(|input| {
+                let artifact = &job.artifacts[*input as usize];
+                artifact
+                    .binding
+                    .as_ref()
+                    .map(|binding| (artifact.name.clone(), binding.clone()))
+            })
+            .collect();
+        assert!(
+            inputs.len() == task.inputs.len(),
+            "the inputs of a task that is dispatched are bound"
+        );
+        let dependency_results: Vec<Arc<[u8]>> = task
+            .dependencies
+            .iter()
+            .map(|dependency| self.tasks[*dependency].result.clone().unwrap_or_default())
+            .collect();
+        out.push(Action::Assign(Assignment {
+            worker: entry.worker_id,
+            device: (entry.device != NO_DEVICE).then_some(DeviceIndex(entry.device)),
+            attempt: id,
+            job: self.job_id(entry.job),
+            task: TaskId(self.tasks.id(entry.task)),
+            number: entry.number,
+            prefetch,
+            alone: entry.alone,
+            replans: job.replans,
+            inputs,
+            dependency_results,
+        }));
+        let change = TaskChange::Assigned {
+            attempt: id,
+            worker: entry.worker_id,
+            prefetch,
+        };
+        self.task_changed(entry.task, change, out);
+    }
+
+    fn link_ahead(&mut self, attempt: u32) {
+        let class = usize::from(self.attempts[attempt].class);
+        let last = self.classes.entries[class].ahead_last;
+        self.attempts[attempt].previous = last;
+        self.attempts[attempt].next = NONE;
+        if last == NONE {
+            self.classes.entries[class].ahead_first = attempt;
+        } else {
+            self.attempts[last].next = attempt;
+        }
+        self.classes.entries[class].ahead_last = attempt;
+    }
+
+    fn unlink_ahead(&mut self, attempt: u32) {
+        let entry = &self.attempts[attempt];
+        let (class, previous, next) = (usize::from(entry.class), entry.previous, entry.next);
+        if previous == NONE {
+            self.classes.entries[class].ahead_first = next;
+        } else {
+            self.attempts[previous].next = next;
+        }
+        if next == NONE {
+            self.classes.entries[class].ahead_last = previous;
+        } else {
+            self.attempts[next].previous = previous;
+        }
+    }
+
+    /// Stops the clock of an attempt that leaves its slot.
+    fn stop_clock(&mut self, attempt: u32) {
+        let entry = &mut self.attempts[attempt];
+        if !std::mem::replace(&mut entry.on_clock, false) {
+            return;
+        }
+        let device = &mut self.workers[entry.worker].devices[usize::from(entry.device)];
+        device.advance(self.now);
+        device.sharing -= 1;
+        entry.device_microseconds += device.clock - entry.clock_start;
+    }
+
+    fn start_clock(&mut self, attempt: u32) {
+        let entry = &mut self.attempts[attempt];
+        if entry.device == NO_DEVICE || entry.on_clock {
+            return;
+        }
+        let device = &mut self.workers[entry.worker].devices[usize::from(entry.device)];
+        device.advance(self.now);
+        device.sharing += 1;
+        entry.clock_start = device.clock;
+        entry.on_clock = true;
+    }
+
+    /// Takes an attempt from its place and gives back what it held.
+    pub(crate) fn release(&mut self, attempt: u32, out: &mut Vec<Action>) {
+        if self.attempts[attempt].place == Place::None {
+            return;
+        }
+        self.stop_clock(attempt);
+        let entry = &mut self.attempts[attempt];
+        let (worker, job, class, place) = (entry.worker, entry.job, entry.class, entry.place);
+        let (host_bytes, vram_bytes) = (entry.host_bytes, entry.vram_bytes);
+        (entry.host_bytes, entry.vram_bytes, entry.place) = (0, 0, Place::None);
+        let (device, task) = (usize::from(entry.device), entry.task);
+        let holder = &mut self.workers[worker];
+        match place {
+            Place::Ahead => {
+                holder.devices[device].ahead.retain(|other| *other != attempt);
+                self.unlink_ahead(attempt);
+            }
+            Place::Slot => {
+                holder.host_free += host_bytes;
+                let holder = &mut holder.devices[device];
+                holder.vram_free += vram_bytes;
+                remove_from(&mut holder.running, attempt);
+                if holder.reserved_for == task {
+                    holder.reserved_for = NONE;
+                }
+            }
+            Place::Leaving => remove_from(&mut holder.devices[device].leaving, attempt),
+            Place::Control => {
+                remove_from(&mut holder.control, attempt);
+                self.release_control(attempt, host_bytes);
+            }
+            Place::None => {}
+        }
+        self.classes.entries[usize::from(class)].references -= 1;
+        self.end_recall(attempt);
+        self.mark_dirty(worker);
+        let entry = &mut self.jobs[job];
+        entry.placed -= 1;
+        if place != Place::Control && entry.policy.max_workers.is_some() {
+            if let Some(count) = entry.workers.get_mut(&worker) {
+                *count -= 1;
+                if *count == 0 {
+                    entry.workers.remove(&worker);
+                }
+            }
+            self.refresh_cap(job);
+        }
+        if self.jobs[job].forget {
+            self.to_forget.push(job);
+        }
+        let _ = out;
+    }
+
+    pub(crate) fn end_recall(&mut self, attempt: u32) {
+        let entry = &mut self.attempts[attempt];
+        if std::mem::replace(&mut entry.recalling, false)
+            && let Some(worker) = self.workers.find(entry.recalled_for)
+        {
+            self.workers[worker].recalls -= 1;
+        }
+    }
+
+    /// What an attempt used: its part of the time of its device, its part of the energy.
+    pub(crate) fn settle_usage(&mut self, attempt: u32, reported: Usage) -> Usage {
+        let entry = &mut self.attempts[attempt];
+        let mut taken = entry.device_microseconds;
+        let elapsed = entry
+            .started_at
+            .map_or(0, |start| (self.now - start).0.saturating_mul(1000));
+        let mut energy = reported.energy_millijoules;
+        if taken < elapsed && entry.device != NO_DEVICE {
+            energy = (u128::from(energy) * u128::from(taken) / u128::from(elapsed)) as u64;
+        }
+        if reported.device_time.0 > 0 {
+            taken = taken.min(reported.device_time.0.saturating_mul(1000));
+        }
+        let (task, job, charged) = (
+            entry.task,
+            entry.job,
+            std::mem::replace(&mut entry.charged, taken),
+        );
+        self.tasks[task].device_microseconds += taken;
+        self.tasks[task].energy_millijoules += energy;
+        self.jobs[job].device_microseconds += taken;
+        self.jobs[job].energy_millijoules += energy;
+        self.correct(job, charged, taken);
+        Usage {
+            device_time: Milliseconds(taken / 1000),
+            energy_millijoules: energy,
+        }
+    }
+
+    /// Fills a device's free slots with what was fetched ahead for it.
+    pub(crate) fn promote(&mut self, worker: u32) {
+        for device in 0..self.workers[worker].devices.len() {
+            loop {
+                let holder = &self.workers[worker];
+                let entry = &holder.devices[device];
+                let Some(attempt) = entry.ahead.front().copied() else {
+                    break;
+                };
+                let class = usize::from(self.attempts[attempt].class);
+                if entry.running.len() >= usize::from(entry.slots)
+                    || holder.host_free < self.classes.host_bytes[class]
+                    || entry.vram_free < self.classes.vram_bytes[class]
+                {
+                    break;
+                }
+                self.take_slot(attempt);
+            }
+        }
+    }
+
+    /// Moves an attempt that was fetched ahead into a slot that is free.
+    fn take_slot(&mut self, attempt: u32) {
+        let entry = &mut self.attempts[attempt];
+        let (class, device) = (usize::from(entry.class), usize::from(entry.device));
+        let (host_bytes, vram_bytes) = (self.classes.host_bytes[class], self.classes.vram_bytes[class]);
+        (entry.host_bytes, entry.vram_bytes, entry.place) = (host_bytes, vram_bytes, Place::Slot);
+        let holder = &mut self.workers[entry.worker];
+        holder.host_free -= host_bytes;
+        let holder = &mut holder.devices[device];
+        holder.vram_free -= vram_bytes;
+        if holder.ahead.front() == Some(&attempt) {
+            holder.ahead.pop_front();
+        } else {
+            holder.ahead.retain(|other| *other != attempt);
+        }
+        holder.running.push(attempt);
+        self.unlink_ahead(attempt);
+    }
+
+    /// The worker has started an attempt in the slot of one whose outputs are still on their way: the smallest of
+    /// those that run counts as leaving, so that what is booked is never less than what is used.
+    fn take_over_slot(&mut self, attempt: u32) {
+        let (worker, device) = (
+            self.attempts[attempt].worker,
+            usize::from(self.attempts[attempt].device),
+        );
+        let holder = &self.workers[worker];
+        let entry = &holder.devices[device];
+        let class = usize::from(self.attempts[attempt].class);
+        let fits = |free_host: u64, free_vram: u64| {
+            free_host >= self.classes.host_bytes[class] && free_vram >= self.classes.vram_bytes[class]
+        };
+        if entry.running.len() < usize::from(entry.slots) && fits(holder.host_free, entry.vram_free) {
+            return self.take_slot(attempt);
+        }
+        let smallest = entry
+            .running
+            .iter()
+            .copied()
+            .filter(|other| {
+                let other = &self.attempts[*other];
+                fits(
+                    holder.host_free + other.host_bytes,
+                    entry.vram_free + other.vram_bytes,
+                )
+            })
+            .min_by_key(|other| {
+                let other = &self.attempts[*other];
+                (other.started_at.is_none(), other.host_bytes, other.vram_bytes)
+            });
+        // Where nothing can make room the attempt keeps its place until something leaves.
+        let Some(leaving) = smallest else { return };
+        self.stop_clock(leaving);
+        let left = &mut self.attempts[leaving];
+        let (host_bytes, vram_bytes) = (left.host_bytes, left.vram_bytes);
+        (left.host_bytes, left.vram_bytes, left.place) = (0, 0, Place::Leaving);
+        let holder = &mut self.workers[worker];
+        holder.host_free += host_bytes;
+        let holder = &mut holder.devices[device];
+        holder.vram_free += vram_bytes;
+        remove_from(&mut holder.running, leaving);
+        holder.leaving.push(leaving);
+        self.take_slot(attempt);
+    }
+
+    pub(crate) fn attempt_started(&mut self, id: AttemptId, out: &mut Vec<Action>) {
+        let Some(attempt) = self.attempts.find(id.0) else {
+            return;
+        };
+        let entry = &mut self.attempts[attempt];
+        if entry.started_at.is_some() || entry.place == Place::None {
+            return;
+        }
+        entry.started_at = Some(self.now);
+        entry.confirmed_at = self.now;
+        let (task, worker) = (entry.task, entry.worker);
+        if entry.place == Place::Ahead {
+            self.take_over_slot(attempt);
+            self.mark_dirty(worker);
+        }
+        self.end_recall(attempt);
+        if self.attempts[attempt].place == Place::Slot {
+            self.start_clock(attempt);
+        }
+        if self.attempts[attempt].lease == Lease::Held {
+            self.tasks[task].started_at = Some(self.now);
+            self.task_changed(task, TaskChange::Started { attempt: id }, out);
+        }
+    }
+
+    pub(crate) fn attempt_succeeded(
+        &mut self,
+        id: AttemptId,
+        outputs: Vec<(ArtifactName, Binding)>,
+        result: Arc<[u8]>,
+        usage: Usage,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(attempt) = self.attempts.find(id.0) else {
+            out.push(Action::CompletionJudged {
+                worker: WorkerId::UNKNOWN,
+                attempt: id,
+                accepted: false,
+            });
+            return;
+        };
+        let worker = self.attempts[attempt].worker_id;
+        let task = self.attempts[attempt].task;
+        let (valid, again) = match self.attempts[attempt].lease {
+            Lease::Held => (true, false),
+            Lease::Ended(accepted) => (accepted, true),
+            Lease::Stopping(_) => (false, false),
+            // The first valid result counts, even under a lost lease, unless the plan is another one by now.
+            Lease::Lost => {
+                let entry = &self.tasks[task];
+                (
+                    !entry.stage.is_terminal() && self.jobs[entry.job].may_run(),
+                    false,
+                )
+            }
+        };
+        if again {
+            out.push(Action::CompletionJudged {
+                worker,
+                attempt: id,
+                accepted: valid,
+            });
+            return;
+        }
+        self.release(attempt, out);
+        let used = self.settle_usage(attempt, usage);
+        if valid && let Err(message) = self.check_outputs(task, &outputs, &result) {
+            out.push(Action::CompletionJudged {
+                worker,
+                attempt: id,
+                accepted: false,
+            });
+            self.attempts[attempt].lease = Lease::Ended(false);
+            self.detach(attempt);
+            return self.attempt_is_fatal(
+                attempt,
+                FailureClass::Fatal,
+                "OutputsRefused",
+                message.into(),
+                out,
+            );
+        }
+        self.attempts[attempt].lease = Lease::Ended(valid);
+        out.push(Action::CompletionJudged {
+            worker,
+            attempt: id,
+            accepted: valid,
+        });
+        if valid {
+            self.accept(attempt, outputs, result, used, out);
+        }
+    }
+
+    /// The first valid result of a task.
+    fn accept(
+        &mut self,
+        attempt: u32,
+        outputs: Vec<(ArtifactName, Binding)>,
+        result: Arc<[u8]>,
+        used: Usage,
+        out: &mut Vec<Action>,
+    ) {
+        let task = self.attempts[attempt].task;
+        let id = self.attempt_id(attempt);
+        self.take_out(task);
+        let current = std::mem::replace(&mut self.tasks[task].current, NONE);
+        if current != NONE && current != attempt {
+            self.stop_attempt(current, StopReason::Superseded, out);
+        }
+        let entry = &self.attempts[attempt];
+        if entry.device != NO_DEVICE && entry.started_at.is_some() {
+            let (kind, taken) = (self.tasks[task].kind, entry.charged);
+            self.types.measure(kind, taken);
+        }
+        let job = self.tasks[task].job;
+        self.bind_outputs(job, task, outputs, out);
+        self.remember(task, &result, out);
+        self.succeed(task, Some(id), result, used, out);
+    }
+
+    /// Separates an attempt from its task, which is none's then.
+    pub(crate) fn detach(&mut self, attempt: u32) {
+        let task = self.attempts[attempt].task;
+        if self.tasks[task].current == attempt {
+            self.tasks[task].current = NONE;
+        }
+    }
+
+    /// Tells a worker to stop an attempt. It keeps its place until the worker says that it has left.
+    pub(crate) fn stop_attempt(&mut self, attempt: u32, reason: StopReason, out: &mut Vec<Action>) {
+        self.detach(attempt);
+        let entry = &mut self.attempts[attempt];
+        if entry.place == Place::None || !matches!(entry.lease, Lease::Held | Lease::Lost) {
+            return;
+        }
+        entry.lease = Lease::Stopping(reason);
+        out.push(Action::Stop {
+            worker: entry.worker_id,
+            attempt: AttemptId(self.attempts.id(attempt)),
+            reason,
+        });
+    }
+
+    /// A stopped attempt has left its device, whatever it says of its end.
+    pub(crate) fn stopped_attempt_left(&mut self, attempt: u32, usage: Usage, out: &mut Vec<Action>) {
+        self.release(attempt, out);
+        self.settle_usage(attempt, usage);
+        self.attempts[attempt].lease = Lease::Ended(false);
+    }
+
+    pub(crate) fn attempt_stopped(&mut self, id: AttemptId, out: &mut Vec<Action>) {
+        let Some(attempt) = self.attempts.find(id.0) else {
+            return;
+        };
+        match self.attempts[attempt].lease {
+            Lease::Stopping(_) => self.stopped_attempt_left(attempt, Usage::default(), out),
+            Lease::Held => self.give_back(attempt, out),
+            Lease::Lost => self.attempts[attempt].lease = Lease::Ended(false),
+            Lease::Ended(_) => {}
+        }
+    }
+
+    pub(crate) fn recall_answered(&mut self, id: AttemptId, given_back: bool, out: &mut Vec<Action>) {
+        let Some(attempt) = self.attempts.find(id.0) else {
+            return;
+        };
+        self.end_recall(attempt);
+        if !given_back {
+            return;
+        }
+        match self.attempts[attempt].lease {
+            Lease::Stopping(_) => self.stopped_attempt_left(attempt, Usage::default(), out),
+            Lease::Held => self.give_back(attempt, out),
+            Lease::Lost | Lease::Ended(_) => {}
+        }
+    }
+
+    /// The worker has an attempt no more, and nobody is to blame: its task waits in front of the others.
+    pub(crate) fn give_back(&mut self, attempt: u32, out: &mut Vec<Action>) {
+        let had_started = self.attempts[attempt].started_at.is_some();
+        self.release(attempt, out);
+        self.settle_usage(attempt, Usage::default());
+        self.attempts[attempt].lease = Lease::Ended(false);
+        self.detach(attempt);
+        let task = self.attempts[attempt].task;
+        if !had_started {
+            self.tasks[task].attempts -= 1;
+        }
+        if self.tasks[task].stage == Stage::Active {
+            if self.tasks[task].sent {
+                self.restart_parent(task, out);
+            } else {
+                self.make_ready(task, true, out);
+            }
+        }
+    }
+}
+
+fn remove_from(list: &mut Vec<u32>, attempt: u32) {
+    if let Some(at) = list.iter().position(|other| *other == attempt) {
+        list.swap_remove(at);
+    }
+}

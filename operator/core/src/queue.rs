@@ -1,0 +1,327 @@
+//! The fair queue: tenants by their weighted share of device time; inside a tenant priority, then deadline, then
+//! the share of each job; inside a job the order of submission.
+//!
+//! Owns what is queued and in which order. Shares are charged with an estimate when an attempt is assigned and
+//! corrected with what was measured when it ends.
+
+use std::collections::VecDeque;
+
+use crate::model::JobPolicy;
+use crate::order::Rank;
+use crate::slab::NONE;
+use crate::state::State;
+use crate::tasks::Stage;
+
+/// A correction that is larger than this part of the charge is applied at once, smaller ones with the next charge.
+const CORRECTION_PART: u64 = 4;
+
+/// Tasks of one class of one job.
+#[derive(Debug)]
+pub(crate) struct ClassQueue {
+    pub(crate) class: u8,
+    /// Entries that still stand for a ready task.
+    pub(crate) live: u32,
+    pub(crate) entries: VecDeque<Queued>,
+}
+
+/// A task in a queue. The entry counts only while the task has the same ticket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queued {
+    pub(crate) order: u32,
+    pub(crate) task: u32,
+    pub(crate) ticket: u32,
+}
+
+/// Priority and deadline as one number: smaller goes first. Deadlines count in seconds.
+pub(crate) fn rank_group(policy: &JobPolicy) -> u64 {
+    let priority = (i64::from(i32::MAX) - i64::from(policy.priority)) as u64;
+    let deadline = policy.deadline.map_or(u64::from(u32::MAX), |at| {
+        (at.0 / 1000).min(u64::from(u32::MAX) - 1)
+    });
+    (priority << 32) | deadline
+}
+
+impl State {
+    /// Puts a ready task into its job's queue.
+    pub(crate) fn enqueue(&mut self, task: u32, front: bool) {
+        let entry = &self.tasks[task];
+        debug_assert!(entry.stage == Stage::Ready && !entry.queued);
+        let (job, class) = (entry.job, entry.class);
+        let queued = Queued {
+            order: entry.order,
+            task,
+            ticket: entry.ticket,
+        };
+        self.tasks[task].queued = true;
+        let entry = &mut self.jobs[job];
+        let at = match entry.queues.iter().position(|queue| queue.class == class) {
+            Some(at) => at,
+            None => {
+                entry.queues.push(ClassQueue {
+                    class,
+                    live: 0,
+                    entries: VecDeque::new(),
+                });
+                entry.queues.len() - 1
+            }
+        };
+        let queue = &mut entry.queues[at];
+        queue.live += 1;
+        if front {
+            queue.entries.push_front(queued);
+        } else {
+            queue.entries.push_back(queued);
+        }
+        let bit = 1u64 << class;
+        if entry.queued_mask & bit == 0 {
+            entry.queued_mask |= bit;
+            self.republish(job);
+        }
+        self.newly_queued |= bit;
+        let entry = &self.jobs[job];
+        if entry.capped {
+            // Others don't see its tasks: the workers that it runs on must look.
+            let workers: Vec<u32> = entry.workers.keys().copied().collect();
+            for worker in workers {
+                self.mark_dirty(worker);
+            }
+        }
+    }
+
+    /// Takes a task out of its job's queue; its entry is skipped when it comes to the front.
+    pub(crate) fn dequeue(&mut self, task: u32) {
+        let entry = &mut self.tasks[task];
+        debug_assert!(entry.queued);
+        entry.queued = false;
+        entry.ticket = entry.ticket.wrapping_add(1);
+        let (job, class) = (entry.job, entry.class);
+        let entry = &mut self.jobs[job];
+        let Some(queue) = entry.queues.iter_mut().find(|queue| queue.class == class) else {
+            return;
+        };
+        queue.live -= 1;
+        if queue.live == 0 {
+            queue.entries.clear();
+            entry.queued_mask &= !(1u64 << class);
+            self.republish(job);
+        }
+    }
+
+    /// Takes the task that comes first among some classes of a job; the caller must start it.
+    /// The job's rank is not brought up to date: charging it for the attempt does that.
+    pub(crate) fn pop(&mut self, job: u32, classes: u64) -> Option<u32> {
+        let (tasks, entry) = (&self.tasks, &mut self.jobs[job]);
+        let mut best: Option<(u32, usize)> = None;
+        for (at, queue) in entry.queues.iter_mut().enumerate() {
+            if queue.live == 0 || classes & (1 << queue.class) == 0 {
+                continue;
+            }
+            while let Some(first) = queue.entries.front() {
+                if tasks
+                    .get(first.task)
+                    .is_some_and(|task| task.queued && task.ticket == first.ticket)
+                {
+                    break;
+                }
+                queue.entries.pop_front();
+            }
+            let first = queue.entries.front()?;
+            if best.is_none_or(|(order, _)| first.order < order) {
+                best = Some((first.order, at));
+            }
+        }
+        let queue = &mut entry.queues[best?.1];
+        let first = queue.entries.pop_front()?;
+        queue.live -= 1;
+        if queue.live == 0 {
+            queue.entries.clear();
+            entry.queued_mask &= !(1u64 << queue.class);
+        }
+        let task = &mut self.tasks[first.task];
+        task.queued = false;
+        task.ticket = task.ticket.wrapping_add(1);
+        Some(first.task)
+    }
+
+    fn job_rank(&self, job: u32) -> Rank {
+        let entry = &self.jobs[job];
+        Rank {
+            group: rank_group(&entry.policy),
+            share: entry.share,
+            index: job,
+        }
+    }
+
+    /// Brings the place of a job, and of its tenant, in the order up to date.
+    pub(crate) fn republish(&mut self, job: u32) {
+        let entry = &mut self.jobs[job];
+        let mut mask = if entry.may_run() { entry.queued_mask } else { 0 };
+        if entry.capped {
+            mask &= self.classes.control;
+        }
+        entry.share = entry
+            .share
+            .saturating_add_signed(std::mem::take(&mut entry.correction));
+        let (tenant, old) = (entry.tenant as usize, entry.published);
+        let mut rank = self.job_rank(job);
+        match old {
+            None if mask == 0 => return self.republish_tenant(tenant as u32),
+            None => {
+                // Whoever had nothing to run does not save up for later.
+                let floor = match self.tenants[tenant].jobs.first_of_group(rank.group) {
+                    Some(first) if first.group == rank.group => first.share,
+                    _ => self.tenants[tenant].floor,
+                };
+                rank.share = rank.share.max(floor);
+                self.jobs[job].share = rank.share;
+                self.tenants[tenant].jobs.insert(rank, mask);
+            }
+            Some((old_rank, _)) if mask == 0 => self.tenants[tenant].jobs.remove(&old_rank),
+            Some((old_rank, old_mask)) if old_rank == rank => {
+                if old_mask == mask {
+                    return self.republish_tenant(tenant as u32);
+                }
+                self.tenants[tenant].jobs.set_mask(&rank, mask);
+            }
+            Some((old_rank, _)) => {
+                self.tenants[tenant].jobs.remove(&old_rank);
+                self.tenants[tenant].jobs.insert(rank, mask);
+            }
+        }
+        self.jobs[job].published = (mask != 0).then_some((rank, mask));
+        self.republish_tenant(tenant as u32);
+    }
+
+    fn republish_tenant(&mut self, tenant: u32) {
+        let floor = self.tenant_floor;
+        let entry = &mut self.tenants[tenant as usize];
+        let mask = entry.jobs.mask();
+        entry.share = entry
+            .share
+            .saturating_add_signed(std::mem::take(&mut entry.correction));
+        let mut rank = Rank {
+            group: 0,
+            share: entry.share,
+            index: tenant,
+        };
+        match entry.published {
+            None if mask == 0 => return,
+            None => {
+                let floor = self
+                    .tenant_order
+                    .first_of_group(0)
+                    .map_or(floor, |first| first.share);
+                rank.share = rank.share.max(floor);
+                entry.share = rank.share;
+                self.tenant_order.insert(rank, mask);
+            }
+            Some((old_rank, _)) if mask == 0 => self.tenant_order.remove(&old_rank),
+            Some((old_rank, old_mask)) if old_rank == rank => {
+                if old_mask == mask {
+                    return;
+                }
+                self.tenant_order.set_mask(&rank, mask);
+            }
+            Some((old_rank, _)) => {
+                self.tenant_order.remove(&old_rank);
+                self.tenant_order.insert(rank, mask);
+            }
+        }
+        entry.published = (mask != 0).then_some((rank, mask));
+    }
+
+    /// The job that comes first among those with a task of one of the classes that the worker may be given.
+    pub(crate) fn first_job(&self, classes: u64, worker: u32) -> Option<u32> {
+        let fair = self.tenant_order.first(classes).and_then(|tenant| {
+            let rank = self.tenants[tenant.index as usize].jobs.first(classes)?;
+            Some(((tenant.share, tenant.index, rank), rank.index))
+        });
+        if self.capped_jobs == 0 {
+            return fair.map(|(_, job)| job);
+        }
+        let mut best = fair;
+        for attempt in self.workers[worker].attempts() {
+            let job = self.attempts[attempt].job;
+            let entry = &self.jobs[job];
+            let tasks = entry.queued_mask & classes & !self.classes.control;
+            if entry.capped && tasks != 0 && entry.may_run() && entry.workers.contains_key(&worker) {
+                let share = self.tenants[entry.tenant as usize].share;
+                let rank = (share, entry.tenant, self.job_rank(job));
+                if best.is_none_or(|(first, _)| rank < first) {
+                    best = Some((rank, job));
+                }
+            }
+        }
+        best.map(|(_, job)| job)
+    }
+
+    /// Charges a job and its tenant for an attempt that is assigned, and brings their ranks up to date.
+    pub(crate) fn charge(&mut self, job: u32, microseconds: u64) {
+        let entry = &mut self.jobs[job];
+        let tenant = &mut self.tenants[entry.tenant as usize];
+        tenant.floor = tenant.floor.max(entry.share);
+        self.tenant_floor = self.tenant_floor.max(tenant.share);
+        entry.share = entry.share.saturating_add(microseconds);
+        tenant.share = tenant.share.saturating_add(weighted(microseconds, tenant.weight));
+        self.republish(job);
+    }
+
+    /// Replaces what an attempt was charged by what it took.
+    pub(crate) fn correct(&mut self, job: u32, charged: u64, taken: u64) {
+        if charged == taken {
+            return;
+        }
+        let entry = &mut self.jobs[job];
+        let tenant = &mut self.tenants[entry.tenant as usize];
+        entry.correction = entry.correction.saturating_add(taken as i64 - charged as i64);
+        tenant.correction = tenant
+            .correction
+            .saturating_add(weighted(taken, tenant.weight) as i64 - weighted(charged, tenant.weight) as i64);
+        if entry.correction.unsigned_abs() > charged / CORRECTION_PART {
+            self.republish(job);
+        }
+    }
+
+    /// Recounts on how many workers a job runs, after its limit was set or changed.
+    pub(crate) fn recount_workers(&mut self, job: u32) {
+        let was_capped = self.jobs[job].capped;
+        self.jobs[job].workers.clear();
+        if self.jobs[job].policy.max_workers.is_some() {
+            for at in 0..self.jobs[job].attempts.len() {
+                let attempt = self.jobs[job].attempts[at];
+                let entry = &self.attempts[attempt];
+                if entry.holds_worker() && entry.worker != NONE {
+                    let worker = entry.worker;
+                    *self.jobs[job].workers.entry(worker).or_insert(0) += 1;
+                }
+            }
+        }
+        self.jobs[job].capped = false;
+        self.capped_jobs -= u32::from(was_capped);
+        self.refresh_cap(job);
+    }
+
+    /// Brings up to date whether a job may be given further workers.
+    pub(crate) fn refresh_cap(&mut self, job: u32) {
+        let entry = &mut self.jobs[job];
+        let capped = entry
+            .policy
+            .max_workers
+            .is_some_and(|limit| entry.workers.len() >= limit as usize);
+        if capped == entry.capped {
+            return;
+        }
+        entry.capped = capped;
+        if capped {
+            self.capped_jobs += 1;
+        } else {
+            self.capped_jobs -= 1;
+            self.newly_queued |= entry.queued_mask;
+        }
+        self.republish(job);
+    }
+}
+
+fn weighted(microseconds: u64, weight: u32) -> u64 {
+    (microseconds / u64::from(weight.max(1))).max(u64::from(microseconds > 0))
+}

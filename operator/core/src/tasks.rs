@@ -1,0 +1,401 @@
+//! Tasks: creation, readiness and their ends.
+
+use std::sync::Arc;
+
+use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange};
+use crate::channels::Links;
+use crate::classes::ClassKey;
+use crate::model::{AttemptId, Lane, TaskSpec, Timestamp, Usage};
+use crate::slab::NONE;
+use crate::state::State;
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Waits for dependencies or inputs; a marker, for its completion.
+    Waiting,
+    /// May be dispatched.
+    Ready,
+    /// Waits after a failure.
+    Backoff,
+    /// Has an attempt with a lease.
+    Active,
+    Succeeded,
+    Failed,
+    Dropped,
+}
+
+impl Stage {
+    pub(crate) fn is_terminal(self) -> bool {
+        matches!(self, Stage::Succeeded | Stage::Failed | Stage::Dropped)
+    }
+}
+
+/// A task. What the hot path reads comes first; its description is boxed.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) job: u32,
+    pub(crate) kind: u32,
+    /// Position among its job's tasks.
+    pub(crate) order: u32,
+    /// Changes whenever it leaves a queue, so that old entries don't count.
+    pub(crate) ticket: u32,
+    /// Dependencies and inputs that are missing.
+    pub(crate) pending: u32,
+    pub(crate) attempts: u32,
+    pub(crate) current: u32,
+    /// Task whose attempt submitted it.
+    pub(crate) parent: u32,
+    pub(crate) class: u8,
+    pub(crate) stage: Stage,
+    pub(crate) marker: bool,
+    pub(crate) queued: bool,
+    /// Among the tasks that are placed one by one.
+    pub(crate) picky: bool,
+    /// Must have a device for itself, since it may have killed a child.
+    pub(crate) alone: bool,
+    /// Has sent a channel message: it can't be tried again in place.
+    pub(crate) sent: bool,
+    /// Belongs to the current plan.
+    pub(crate) planned: bool,
+    pub(crate) from_cache: bool,
+    pub(crate) epoch: u32,
+    pub(crate) failures: u32,
+    /// Children that it alone can have killed.
+    pub(crate) crashes: u32,
+    /// Crashes in which it was one of several suspects.
+    pub(crate) suspected: u32,
+    /// Identity of the entry of the worker on which it failed last, or 0.
+    pub(crate) avoid: u64,
+    /// When it takes that worker too; when it may be tried again.
+    pub(crate) avoid_until: Timestamp,
+    pub(crate) not_before: Timestamp,
+    pub(crate) dependencies: Vec<u32>,
+    pub(crate) dependents: Vec<u32>,
+    /// Artifacts of its job.
+    pub(crate) inputs: Vec<u32>,
+    pub(crate) outputs: Vec<u32>,
+    pub(crate) submitted_at: Timestamp,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) device_microseconds: u64,
+    pub(crate) energy_millijoules: u64,
+    pub(crate) result: Option<Arc<[u8]>>,
+    pub(crate) last_failure: Option<Arc<str>>,
+    pub(crate) links: Option<Box<Links>>,
+    pub(crate) spec: Box<TaskSpec>,
+}
+
+impl State {
+    pub(crate) fn check_task_sizes(&self, spec: &TaskSpec) -> Result<(), Refusal> {
+        let limit = self.limits.opaque_bytes;
+        if spec.parameters.len() > limit {
+            return Err(Refusal::LimitExceeded {
+                what: "opaque_bytes",
+                limit: limit as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// Creates a task whose request id is new and whose dependencies are known.
+    pub(crate) fn create_task(
+        &mut self,
+        job: u32,
+        spec: TaskSpec,
+        parent: Option<u32>,
+        class: u8,
+        out: &mut Vec<Action>,
+    ) -> u32 {
+        let kind = self
+            .types
+            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
+        let inputs: Vec<u32> = spec
+            .inputs
+            .iter()
+            .map(|name| self.artifact_index(job, name))
+            .collect();
+        let outputs: Vec<u32> = spec
+            .outputs
+            .iter()
+            .map(|name| self.artifact_index(job, name))
+            .collect();
+        let entry = &self.jobs[job];
+        let dependencies: Vec<u32> = spec
+            .depends_on
+            .iter()
+            .filter_map(|name| entry.by_request.get(name).copied())
+            .collect();
+        let (order, epoch) = (entry.tasks.len() as u32, entry.epoch);
+        let request_id = spec.request_id.clone();
+        let concludes = spec.concludes_job;
+        let mut pending = 0;
+        if !spec.marker {
+            self.classes.entries[usize::from(class)].references += 1;
+        }
+        let task = self.tasks.insert(Task {
+            job,
+            kind,
+            order,
+            ticket: 0,
+            pending: 0,
+            attempts: 0,
+            current: NONE,
+            parent: parent.unwrap_or(NONE),
+            class,
+            stage: Stage::Waiting,
+            marker: spec.marker,
+            queued: false,
+            picky: false,
+            alone: false,
+            sent: false,
+            planned: true,
+            from_cache: false,
+            epoch,
+            failures: 0,
+            crashes: 0,
+            suspected: 0,
+            avoid: 0,
+            avoid_until: Timestamp(0),
+            not_before: Timestamp(0),
+            dependencies: Vec::new(),
+            dependents: Vec::new(),
+            inputs: Vec::new(),
+            outputs,
+            submitted_at: self.now,
+            started_at: None,
+            finished_at: None,
+            device_microseconds: 0,
+            energy_millijoules: 0,
+            result: None,
+            last_failure: None,
+            links: None,
+            spec: Box::new(spec),
+        });
+        for dependency in &dependencies {
+            if self.tasks[*dependency].stage != Stage::Succeeded {
+                self.tasks[*dependency].dependents.push(task);
+                pending += 1;
+            }
+        }
+        for input in &inputs {
+            let artifact = &mut self.jobs[job].artifacts[*input as usize];
+            artifact.consumers += 1;
+            artifact.consumed = true;
+            if artifact.binding.is_none() {
+                artifact.waiters.push(task);
+                pending += 1;
+            }
+        }
+        let entry = &mut self.tasks[task];
+        (entry.pending, entry.dependencies, entry.inputs) = (pending, dependencies, inputs);
+        let entry = &mut self.jobs[job];
+        entry.tasks.push(task);
+        entry.by_request.insert(request_id, task);
+        entry.planned += 1;
+        entry.concluding += u32::from(concludes);
+        self.task_changed(task, TaskChange::Created, out);
+        task
+    }
+
+    /// A task has just been created: it may be answered from the cache or be ready.
+    pub(crate) fn task_submitted(&mut self, task: u32, out: &mut Vec<Action>) {
+        if self.tasks[task].marker || self.answer_from_cache(task, out) {
+            return;
+        }
+        if self.tasks[task].pending == 0 {
+            self.make_ready(task, false, out);
+        }
+    }
+
+    /// One thing that the task waited for is there.
+    pub(crate) fn one_less_pending(&mut self, task: u32, out: &mut Vec<Action>) {
+        let entry = &mut self.tasks[task];
+        assert!(
+            entry.pending > 0,
+            "a task that is told of a dependency waits for one"
+        );
+        entry.pending -= 1;
+        if entry.pending > 0 || entry.marker || entry.stage != Stage::Waiting {
+            return;
+        }
+        if !self.answer_from_cache(task, out) {
+            self.make_ready(task, false, out);
+        }
+    }
+
+    /// Moves a task to another stage and keeps the counts of its job and type.
+    pub(crate) fn set_stage(&mut self, task: u32, stage: Stage) {
+        let entry = &mut self.tasks[task];
+        let old = std::mem::replace(&mut entry.stage, stage);
+        assert!(!old.is_terminal(), "a terminal task stays as it is");
+        let job = &mut self.jobs[entry.job];
+        let kind = &mut self.types.entries[entry.kind as usize];
+        match old {
+            Stage::Ready => (job.ready, kind.ready) = (job.ready - 1, kind.ready - 1),
+            Stage::Backoff => job.backoff -= 1,
+            Stage::Active => (job.active, kind.running) = (job.active - 1, kind.running - 1),
+            _ => {}
+        }
+        match stage {
+            Stage::Ready => (job.ready, kind.ready) = (job.ready + 1, kind.ready + 1),
+            Stage::Backoff => job.backoff += 1,
+            Stage::Active => (job.active, kind.running) = (job.active + 1, kind.running + 1),
+            _ => {}
+        }
+        if stage.is_terminal() {
+            entry.finished_at = Some(self.now);
+            if !entry.marker {
+                self.classes.entries[usize::from(entry.class)].references -= 1;
+            }
+        }
+    }
+
+    /// A task may be dispatched from now on: put into its job's queue, or among those that are placed singly.
+    pub(crate) fn make_ready(&mut self, task: u32, front: bool, out: &mut Vec<Action>) {
+        let was_waiting = self.tasks[task].stage == Stage::Waiting;
+        self.set_stage(task, Stage::Ready);
+        if was_waiting {
+            self.task_changed(task, TaskChange::Ready, out);
+        }
+        if self.is_picky(task) {
+            self.tasks[task].picky = true;
+            self.picky.insert(task);
+        } else {
+            self.enqueue(task, front);
+        }
+        if self.lane(task) == Lane::Control {
+            let job = self.tasks[task].job;
+            if self.jobs[job].root != task {
+                self.chain_jobs.push(job);
+            }
+            self.control_wanted = true;
+            self.waits_changed = true;
+        }
+    }
+
+    /// Takes a ready task out of whatever it waits in.
+    pub(crate) fn take_out(&mut self, task: u32) {
+        if self.tasks[task].queued {
+            self.dequeue(task);
+        }
+        if self.tasks[task].picky {
+            self.unpick(task);
+        }
+    }
+
+    /// Moves a task to another class, such as one of larger devices.
+    pub(crate) fn change_class(&mut self, task: u32, key: ClassKey) -> Result<(), Refusal> {
+        let class = self.class_of(key)?;
+        let old = std::mem::replace(&mut self.tasks[task].class, class);
+        self.classes.entries[usize::from(class)].references += 1;
+        self.classes.entries[usize::from(old)].references -= 1;
+        Ok(())
+    }
+
+    /// A task has its result, from an attempt, from the cache or, as a marker, by being completed.
+    pub(crate) fn succeed(
+        &mut self,
+        task: u32,
+        attempt: Option<AttemptId>,
+        result: Arc<[u8]>,
+        usage: Usage,
+        out: &mut Vec<Action>,
+    ) {
+        self.set_stage(task, Stage::Succeeded);
+        self.tasks[task].result = Some(result);
+        self.task_changed(task, TaskChange::Succeeded { attempt, usage }, out);
+        let job = self.tasks[task].job;
+        for at in 0..self.tasks[task].spec.completes.len() {
+            let marker = self.jobs[job]
+                .by_request
+                .get(&self.tasks[task].spec.completes[at])
+                .copied();
+            if let Some(marker) = marker {
+                self.complete_marker(marker, attempt, out);
+            }
+        }
+        self.end_links(task, out);
+        for at in 0..self.tasks[task].inputs.len() {
+            let artifact = self.tasks[task].inputs[at];
+            self.consumer_done(job, artifact, true, out);
+        }
+        for dependent in std::mem::take(&mut self.tasks[task].dependents) {
+            if !self.tasks[dependent].stage.is_terminal() {
+                self.one_less_pending(dependent, out);
+            }
+        }
+        let is_root = self.jobs[job].root == task;
+        if is_root {
+            self.release_reservation(job);
+        }
+        if self.tasks[task].spec.concludes_job || (is_root && self.jobs[job].root_concludes) {
+            self.finish_job(job, JobPhase::Succeeded, StopReason::Superseded, out);
+        } else if self.jobs[job].active == 0 {
+            self.fail_if_stalled(job, out);
+        }
+    }
+
+    /// Completes a marker. Again does no harm.
+    pub(crate) fn complete_marker(&mut self, marker: u32, by: Option<AttemptId>, out: &mut Vec<Action>) {
+        let entry = &self.tasks[marker];
+        if entry.marker && !entry.stage.is_terminal() && entry.planned {
+            self.succeed(marker, by, Arc::from([]), Usage::default(), out);
+        }
+    }
+
+    /// A task will not be run any more, since its job is over or its plan was dropped.
+    pub(crate) fn drop_task(&mut self, task: u32, reason: StopReason, out: &mut Vec<Action>) {
+        self.take_out(task);
+        let current = self.tasks[task].current;
+        if current != NONE {
+            self.stop_attempt(current, reason, out);
+        }
+        self.set_stage(task, Stage::Dropped);
+        self.task_changed(task, TaskChange::Dropped, out);
+        self.end_links(task, out);
+        let job = self.tasks[task].job;
+        for at in 0..self.tasks[task].inputs.len() {
+            let artifact = self.tasks[task].inputs[at];
+            self.consumer_done(job, artifact, false, out);
+        }
+        self.forget_request(task);
+    }
+
+    /// Takes a task out of the current plan, so that its request id may name another one.
+    pub(crate) fn forget_request(&mut self, task: u32) {
+        let entry = &mut self.tasks[task];
+        if !std::mem::replace(&mut entry.planned, false) {
+            return;
+        }
+        let job = &mut self.jobs[entry.job];
+        job.planned -= 1;
+        job.concluding -= u32::from(entry.spec.concludes_job);
+        if !job.is_over() && job.by_request.get(&entry.spec.request_id) == Some(&task) {
+            job.by_request.remove(&entry.spec.request_id);
+        }
+    }
+
+    /// Fails a task for good, and its job with it.
+    pub(crate) fn fail_task(&mut self, task: u32, message: &Arc<str>, out: &mut Vec<Action>) {
+        self.take_out(task);
+        self.tasks[task].last_failure = Some(message.clone());
+        self.set_stage(task, Stage::Failed);
+        self.task_changed(
+            task,
+            TaskChange::Failed {
+                message: message.clone(),
+            },
+            out,
+        );
+        self.end_links(task, out);
+    }
+
+    pub(crate) fn lane(&self, task: u32) -> Lane {
+        if self.classes.control & (1 << self.tasks[task].class) != 0 {
+            Lane::Control
+        } else {
+            Lane::Device
+        }
+    }
+}
