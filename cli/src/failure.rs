@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::console;
+
 /// Exit codes, as `--help` documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -39,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// What was wrong, where, and what to do.
     pub(crate) message: String,
+    /// Ends of logs, for people who look into it; empty where nothing was logged.
+    pub(crate) logs: String,
 }
 
 impl Failure {
@@ -48,6 +52,21 @@ impl Failure {
             exit: Exit::BadInput,
             reason: reason.into(),
             message: message.into(),
+            logs: String::new(),
+        }
+    }
+
+    /// Adds the ends of logs.
+    pub(crate) fn with_logs(mut self, logs: String) -> Self {
+        self.logs = logs;
+        self
+    }
+
+    /// Says it on standard error.
+    pub(crate) fn tell(&self) {
+        console::say(&format!("error: {}", self.message));
+        if !self.logs.is_empty() {
+            console::say(&self.logs);
         }
     }
 
@@ -57,6 +76,7 @@ impl Failure {
             exit: Exit::ProofFailed,
             reason: reason.into(),
             message: message.into(),
+            logs: String::new(),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod args;
 mod binaries;
 mod child;
+mod console;
 mod failure;
 mod files;
 mod logging;
@@ -41,12 +42,12 @@ async fn main() -> ExitCode {
         Command::Verify(arguments) => verify::verify(&arguments).await,
         Command::Validate(arguments) => validate(&arguments),
         Command::Version => {
-            println!("kubectl-proof {}", env!("CARGO_PKG_VERSION"));
+            console::print(concat!("kubectl-proof ", env!("CARGO_PKG_VERSION"), "\n"));
             Exit::Success
         }
         Command::InternalRunChild(arguments) => {
             let failure = child::become_program(&arguments);
-            eprintln!("error: {failure}");
+            failure.tell();
             failure.exit
         }
     };
@@ -64,7 +65,7 @@ fn refuse_arguments(error: &clap::Error, words: &[OsString]) -> ExitCode {
         let mut report = report::JobReport::new(std::path::Path::new(""));
         let failure = Failure::bad_input("InvalidArguments", error.render().to_string().trim());
         report.conclude(&Err(failure), std::time::Duration::ZERO);
-        print!("{}", report.to_json());
+        console::print(&report.to_json());
     }
     ExitCode::from(Exit::BadInput.code())
 }
@@ -97,7 +98,7 @@ fn validate(arguments: &ValidateArguments) -> Exit {
             "reason": failure.map_or("", |failure| failure.reason.as_str()),
             "message": failure.map_or("", |failure| failure.message.as_str()),
         });
-        println!("{json:#}");
+        console::print(&format!("{json:#}\n"));
     }
     match result {
         Ok(manifest) => {
@@ -111,7 +112,7 @@ fn validate(arguments: &ValidateArguments) -> Exit {
             Exit::Success
         }
         Err(failure) => {
-            eprintln!("error: {failure}");
+            failure.tell();
             failure.exit
         }
     }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prover_coordinator::{JobView, Phase};
 
+use crate::console;
+
 /// Shortest time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -42,7 +44,7 @@ impl Progress {
             Progress::Bars(bars) => bars.show(view),
             Progress::Lines(lines) => {
                 if let Some(line) = lines.next(view, Instant::now()) {
-                    eprintln!("{line}");
+                    console::say(&line);
                 }
             }
         }
@@ -53,7 +55,7 @@ impl Progress {
         match self {
             // A terminal that is gone can't be told about it.
             Progress::Bars(bars) => drop(bars.all.println(line)),
-            Progress::Lines(_) => eprintln!("{line}"),
+            Progress::Lines(_) => console::say(line),
         }
     }
 

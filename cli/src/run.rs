@@ -25,9 +25,13 @@ use crate::manifest::{self, Manifest};
 use crate::progress::Progress;
 use crate::report::{JobReport, ProofRequest, Workers, WrittenFile};
 use crate::run_directory::RunDirectory;
-use crate::workers::{self, WorkerEvent, WorkerSettings, log_tail};
-use crate::{memory, processes, text};
+use crate::workers::{self, AllWorkersFailed, WorkerEvent, WorkerSettings, log_tail};
+use crate::{console, memory, processes, text};
 
+/// News of workers that wait to be handed on.
+const WORKER_EVENTS: usize = 1024;
+/// Workers whose logs are shown when a job failed.
+const LOGS_SHOWN: u16 = 2;
 /// How long a cancelled job may take to stop its attempts before the processes are stopped anyway.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
@@ -45,7 +49,7 @@ pub(crate) async fn run(arguments: &RunArguments) -> Exit {
             .output_directory
             .join(format!("{}.json", report.metadata.name));
         if let Err(error) = report.write(&path) {
-            eprintln!("error: {error}");
+            console::say(&format!("error: {error}"));
             if exit == Exit::Success {
                 exit = report.conclude(
                     &Err(Failure::bad_input(error.reason(), error.to_string())),
@@ -55,11 +59,11 @@ pub(crate) async fn run(arguments: &RunArguments) -> Exit {
         }
     }
     match arguments.output {
-        OutputFormat::Json => print!("{}", report.to_json()),
-        OutputFormat::Text => print!("{}", text::render(&report)),
+        OutputFormat::Json => console::print(&report.to_json()),
+        OutputFormat::Text => console::print(&text::render(&report)),
     }
     if let Err(failure) = &outcome {
-        eprintln!("error: {failure}");
+        failure.tell();
     }
     exit
 }
@@ -93,6 +97,7 @@ impl Signals {
             exit,
             reason: reason.to_owned(),
             message: message.to_owned(),
+            logs: String::new(),
         }
     }
 }
@@ -109,7 +114,9 @@ async fn run_until_done(
     report.run_directory = directory.kept().map(|path| path.display().to_string());
     let log = crate::logging::install(&directory.logs());
     if let Err(error) = log {
-        eprintln!("warning: the coordinator's log can't be written: {error}");
+        console::say(&format!(
+            "warning: the coordinator's log can't be written: {error}"
+        ));
     }
     // Reading, hashing and storing the sources may take long: it can be interrupted too.
     let prepared = tokio::select! {
@@ -128,7 +135,9 @@ async fn run_until_done(
     coordinator.shutdown().await;
     let left = processes::kill_descendants().await;
     if left > 0 {
-        eprintln!("warning: {left} processes of this run could not be ended");
+        console::say(&format!(
+            "warning: {left} processes of this run could not be ended"
+        ));
     }
     ended?;
     conclude_view(&view, &settings)?;
@@ -276,6 +285,7 @@ async fn prepare(
         store: url,
         work_directory: directory.work(),
         log_directory: directory.logs(),
+        count: arguments.workers,
         devices: arguments.devices_per_worker,
         threads: arguments.threads_per_device,
         memory_bytes,
@@ -353,12 +363,12 @@ async fn prove(
 ) -> Result<(), Failure> {
     processes::adopt_orphans();
     let stop = CancellationToken::new();
-    let (events, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let (events, mut received) = tokio::sync::mpsc::channel(WORKER_EVENTS);
     let tell = move |event: WorkerEvent| {
-        // The receiver lives as long as the supervisor.
-        let _ = events.send(event);
+        // One that does not fit any more is noticed all the same: the coordinator sees the broken stream.
+        let _ = events.try_send(event);
     };
-    let supervisor = workers::supervise(settings, arguments.workers, &stop, &tell);
+    let supervisor = workers::supervise(settings, &stop, &tell);
     let mut supervisor = std::pin::pin!(supervisor);
     let mut progress = Progress::new();
     let mut restarts = 0;
@@ -367,9 +377,7 @@ async fn prove(
         let mut watch = std::pin::pin!(watch);
         tokio::select! {
             () = &mut watch => Ok(()),
-            failed = &mut supervisor => {
-                Err(Failure::proof_failed("WorkersFailed", failed.err().map(|e| e.to_string()).unwrap_or_default()))
-            }
+            failed = &mut supervisor => Err(workers_failed(failed, settings)),
             failure = signals.received() => Err(failure),
             () = sleep_for(arguments.timeout) => Err(timed_out(arguments)),
         }
@@ -388,10 +396,18 @@ async fn prove(
     ended
 }
 
+fn workers_failed(failed: Result<(), AllWorkersFailed>, settings: &WorkerSettings) -> Failure {
+    match failed {
+        Err(error) => Failure::proof_failed("WorkersFailed", error.to_string())
+            .with_logs(log_tail(&settings.log_file(error.worker_number))),
+        Ok(()) => Failure::proof_failed("WorkersFailed", "all workers have left"),
+    }
+}
+
 /// Shows views and hands on news of workers until the job is terminal.
 async fn follow(
     job: &JobHandle,
-    events: &mut tokio::sync::mpsc::UnboundedReceiver<WorkerEvent>,
+    events: &mut tokio::sync::mpsc::Receiver<WorkerEvent>,
     coordinator: &CoordinatorHandle,
     progress: &mut Progress,
     restarts: &mut u32,
@@ -411,8 +427,10 @@ async fn follow(
                     progress.say(&format!("{how}; its running tasks are tried again"));
                     coordinator.worker_gone(&worker_id).await;
                 }
-                WorkerEvent::GivenUp { worker_number, restarts } => {
-                    progress.say(&format!("worker {worker_number} is given up after {restarts} restarts"));
+                WorkerEvent::GivenUp { worker_number, restarts: tried } => {
+                    // Its last death was not followed by a start.
+                    *restarts = restarts.saturating_sub(1);
+                    progress.say(&format!("worker {worker_number} is given up after {tried} restarts"));
                 }
             },
         }
@@ -457,10 +475,11 @@ fn conclude_view(view: &JobView, settings: &WorkerSettings) -> Result<(), Failur
         Phase::Succeeded => Ok(()),
         Phase::Failed if view.bad_input => Err(Failure::bad_input(reason, view.message.to_string())),
         Phase::Failed => {
-            let logs: String = (1..=2)
+            let numbers = 1..=LOGS_SHOWN.min(settings.count);
+            let logs = numbers
                 .map(|number| log_tail(&settings.log_file(number)))
                 .collect();
-            Err(Failure::proof_failed(reason, format!("{}{logs}", view.message)))
+            Err(Failure::proof_failed(reason, view.message.to_string()).with_logs(logs))
         }
         other => Err(Failure::proof_failed(
             reason,

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use crate::args::{OutputFormat, VerifyArguments};
 use crate::binaries::Binaries;
+use crate::console;
 use crate::failure::{Exit, Failure};
 use crate::files;
 use crate::report::{API_VERSION, WrittenFile};
@@ -57,7 +58,7 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
         Err(failure) => {
             report.reason.clone_from(&failure.reason);
             report.message.clone_from(&failure.message);
-            eprintln!("error: {failure}");
+            failure.tell();
             failure.exit
         }
     };
@@ -65,16 +66,19 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
     report.exit_code = exit.code();
     match arguments.output {
         // The type holds nothing that JSON can't express.
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
+        OutputFormat::Json => {
+            console::print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"))
+        }
         OutputFormat::Text if report.accepted => {
-            println!(
-                "accepted: {} proves a run of program {}",
-                arguments.proof.display(),
+            let same = match report.public_values_match {
+                Some(_) => "its public values are those of the file\n",
+                None => "",
+            };
+            let proof = arguments.proof.display();
+            console::print(&format!(
+                "accepted: {proof} proves a run of program {}\n{same}",
                 report.program_id
-            );
-            if report.public_values_match == Some(true) {
-                println!("its public values are those of the file");
-            }
+            ));
         }
         OutputFormat::Text => {}
     }

@@ -50,6 +50,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) work_directory: PathBuf,
     /// Folder for the workers' logs.
     pub(crate) log_directory: PathBuf,
+    /// Worker processes.
+    pub(crate) count: u16,
     /// Devices of each worker.
     pub(crate) devices: u16,
     /// Threads of each device's process; the backend's own default where none is given.
@@ -60,12 +62,12 @@ pub(crate) struct WorkerSettings {
 
 /// No worker could be kept alive.
 #[derive(Debug, thiserror::Error)]
-#[error("every worker ended again and again; the last one: {last}.{log}")]
+#[error("every worker ended again and again; the last one: {last}")]
 pub(crate) struct AllWorkersFailed {
     /// How the last one ended.
     pub(crate) last: String,
-    /// End of its log, for people.
-    pub(crate) log: String,
+    /// Which it was.
+    pub(crate) worker_number: u16,
 }
 
 /// What the supervisor tells while it works.
@@ -130,14 +132,13 @@ impl WorkerSettings {
     }
 }
 
-/// Keeps `count` workers running until `stop`; ends early only when none can be kept alive.
+/// Keeps all workers running until `stop`; ends early only when none can be kept alive.
 pub(crate) async fn supervise(
     settings: &WorkerSettings,
-    count: u16,
     stop: &CancellationToken,
     tell: &dyn Fn(WorkerEvent),
 ) -> Result<(), AllWorkersFailed> {
-    let mut slots: FuturesUnordered<_> = (1..=count)
+    let mut slots: FuturesUnordered<_> = (1..=settings.count)
         .map(|number| keep_one_running(settings, number, stop, tell))
         .collect();
     let mut last_failure = None;
@@ -196,7 +197,7 @@ async fn keep_one_running(
             });
             return Err(AllWorkersFailed {
                 last: how,
-                log: log_tail(&settings.log_file(number)),
+                worker_number: number,
             });
         }
         tokio::select! {
@@ -252,7 +253,7 @@ pub(crate) fn log_tail(path: &Path) -> String {
     };
     match read() {
         Ok(text) if !text.trim().is_empty() => {
-            format!(" End of {}:\n{}", path.display(), text.trim_end())
+            format!("--- end of {}\n{}\n", path.display(), text.trim_end())
         }
         _ => String::new(),
     }
