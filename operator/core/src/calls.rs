@@ -12,7 +12,7 @@ use crate::tasks::Stage;
 /// What a submission comes to for one task.
 enum Submission {
     Known(u32),
-    New(TaskSpec, u8),
+    New(Box<TaskSpec>, u8),
 }
 
 impl State {
@@ -67,7 +67,7 @@ impl State {
                 return self.permit_requested(call, id, job, &name, bytes, out);
             }
             Event::ChannelMessageSent { task, payload, .. } => {
-                self.channel_message_sent(attempt, job, task, payload, out)
+                self.channel_message_sent(attempt, job, task, &payload, out)
             }
             Event::ArtifactBound { name, binding, .. } => Ok(self.artifact_bound(job, &name, binding, out)),
             Event::ArtifactResolved { name, .. } => self.artifact_resolved(job, &name),
@@ -166,9 +166,9 @@ impl State {
                 Submission::New(spec, class) => {
                     // Submitted twice in one call: the first one counts.
                     let earlier = self.jobs[job].by_request.get(&spec.request_id).copied();
-                    match earlier.filter(|earlier| *self.tasks[*earlier].spec == spec) {
+                    match earlier.filter(|earlier| self.tasks[*earlier].spec == spec) {
                         Some(earlier) => earlier,
-                        None => self.create_new(job, parent, spec, class, out),
+                        None => self.create_new(job, parent, *spec, class, out),
                     }
                 }
             };
@@ -203,7 +203,7 @@ impl State {
         self.check_task_sizes(&spec)?;
         if let Some(at) = batch.get(&spec.request_id)
             && let Submission::New(earlier, _) = &before[*at]
-            && *earlier != spec
+            && **earlier != spec
         {
             return Err(Refusal::RequestIdReused(spec.request_id));
         }
@@ -223,7 +223,7 @@ impl State {
             }
         }
         if spec.marker {
-            return Ok(Submission::New(spec, 0));
+            return Ok(Submission::New(Box::new(spec), 0));
         }
         if spec.requirements.backend != self.jobs[job].backend {
             return Err(Refusal::OtherBackend(spec.request_id));
@@ -238,6 +238,6 @@ impl State {
             }
         }
         let class = self.class_of(ClassKey::of(&spec.requirements))?;
-        Ok(Submission::New(spec, class))
+        Ok(Submission::New(Box::new(spec), class))
     }
 }

@@ -158,7 +158,7 @@ impl State {
         attempt: u32,
         job: u32,
         name: Option<RequestId>,
-        payload: Arc<[u8]>,
+        payload: &Arc<[u8]>,
         out: &mut Vec<Action>,
     ) -> Result<Answer, Refusal> {
         let own = self.attempts[attempt].task;

@@ -348,7 +348,7 @@ impl State {
     }
 
     fn device_to_empty(&self, task: u32) -> Option<(u32, u16)> {
-        let mut best: Option<((bool, usize, u32), (u32, u16))> = None;
+        let mut best = None;
         let class = self.tasks[task].class;
         for (worker, holder) in self
             .workers
@@ -362,7 +362,7 @@ impl State {
                 let entry = &holder.devices[usize::from(device)];
                 let avoided = self.workers.id(worker) == self.tasks[task].avoid;
                 let rank = (avoided, entry.running.len() + entry.ahead.len(), worker);
-                if best.is_none_or(|(other, _)| rank < other) {
+                if best.is_none_or(|(other, _): ((bool, usize, u32), _)| rank < other) {
                     best = Some((rank, (worker, device)));
                 }
             }

@@ -34,9 +34,8 @@ pub(crate) struct Device {
 impl Device {
     /// Brings the shared clock up to now: the time since the last change is divided among those that ran.
     pub(crate) fn advance(&mut self, now: Timestamp) {
-        if self.sharing > 0 {
-            self.clock += (now - self.clock_at).0.saturating_mul(1000) / self.sharing;
-        }
+        let passed = (now - self.clock_at).0.saturating_mul(1000);
+        self.clock += passed.checked_div(self.sharing).unwrap_or(0);
         self.clock_at = now;
     }
 }
