@@ -166,7 +166,10 @@ pub fn truncated(message: &str) -> String {
         return message.to_owned();
     }
     let room = LONGEST_MESSAGE - ELLIPSIS.len_utf8();
-    let end = (0..=room).rev().find(|end| message.is_char_boundary(*end)).unwrap_or_default();
+    let end = (0..=room)
+        .rev()
+        .find(|end| message.is_char_boundary(*end))
+        .unwrap_or_default();
     let mut kept = message[..end].to_owned();
     kept.push(ELLIPSIS);
     kept

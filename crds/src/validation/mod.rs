@@ -189,7 +189,7 @@ impl Checker {
 
 // The common table of cases has `super::rules`.
 #[cfg(test)]
-#[path = "../../tests/cases.rs"]
+#[path = "../../tests/api_server/cases.rs"]
 mod cases;
 #[cfg(test)]
 mod tests;

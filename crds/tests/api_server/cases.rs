@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::rules::{self, RuleText};
 
 /// What must come of an object.
+#[allow(dead_code, reason = "each of the two that include this reads its own words")]
 #[derive(Clone, Copy, Debug)]
-pub enum Expected {
+pub(crate) enum Expected {
     /// It is taken.
     Accepted,
     /// One of our rules refuses it: everywhere in its own words.
@@ -21,23 +22,23 @@ pub enum Expected {
 }
 
 /// An object that is created.
-pub struct Case {
-    pub name: &'static str,
-    pub object: Value,
-    pub expected: Expected,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) object: Value,
+    pub(crate) expected: Expected,
 }
 
 /// An object that is changed.
-pub struct Update {
-    pub name: &'static str,
-    pub old: Value,
-    pub new: Value,
-    pub expected: Expected,
+pub(crate) struct Update {
+    pub(crate) name: &'static str,
+    pub(crate) old: Value,
+    pub(crate) new: Value,
+    pub(crate) expected: Expected,
 }
 
 use Expected::{Accepted, Rule, Structure};
 
-pub fn good_proof_job() -> Value {
+pub(crate) fn good_proof_job() -> Value {
     json!({
         "apiVersion": "proving.rs/v1alpha1",
         "kind": "ProofJob",
@@ -50,7 +51,7 @@ pub fn good_proof_job() -> Value {
     })
 }
 
-pub fn good_prover_cluster() -> Value {
+pub(crate) fn good_prover_cluster() -> Value {
     json!({
         "apiVersion": "proving.rs/v1alpha1",
         "kind": "ProverCluster",
@@ -108,7 +109,7 @@ fn cluster(name: &'static str, changes: &[(&str, Value)], expected: Expected) ->
 const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 #[rustfmt::skip]
-pub fn proof_jobs() -> Vec<Case> {
+pub(crate) fn proof_jobs() -> Vec<Case> {
     let bucket = json!({ "bucket": "programs", "key": "fibonacci", "region": "eu-central-1", "credentialsRef": { "name": "aws" } });
     vec![
         job("a small job", &[], Accepted),
@@ -187,7 +188,7 @@ pub fn proof_jobs() -> Vec<Case> {
 }
 
 #[rustfmt::skip]
-pub fn prover_clusters() -> Vec<Case> {
+pub(crate) fn prover_clusters() -> Vec<Case> {
     let group = json!({ "name": "gpu", "backend": "risc0", "device": { "gpu": {} } });
     let scaling = json!({ "mode": "HPA", "minReplicas": 0, "maxReplicas": 100, "targetSeconds": 60, "cooldownSeconds": 300, "metricsSource": "Operator" });
     vec![
@@ -286,7 +287,7 @@ fn change_cluster(
 }
 
 #[rustfmt::skip]
-pub fn updates() -> Vec<Update> {
+pub(crate) fn updates() -> Vec<Update> {
     vec![
         change("nothing", &[], &[], Accepted),
         change("everything that may change", &[("suspend", json!(true))], &[
