@@ -94,8 +94,21 @@ impl Agent {
     /// An argument can't be used, or the store or the work directory can't.
     pub async fn new(config: AgentConfig, registry: &Registry) -> Result<Self, AgentError> {
         config.validate()?;
-        let metrics = Metrics::register(registry)?;
         let store = prover_artifacts::open(&config.store).await?;
+        Self::with_store(config, store, registry)
+    }
+
+    /// The same over a store that is open already.
+    ///
+    /// # Errors
+    /// As [`Agent::new`].
+    pub fn with_store(
+        config: AgentConfig,
+        store: Arc<dyn ArtifactStore>,
+        registry: &Registry,
+    ) -> Result<Self, AgentError> {
+        config.validate()?;
+        let metrics = Metrics::register(registry)?;
         let work = WorkDirectory::take(&config.work_directory, config.work_directory_bytes)?;
         let (events, queue) = mpsc::channel(QUEUED_EVENTS);
         let (connection_sender, connection) = watch::channel(Connection::NotYet);
