@@ -18,6 +18,15 @@ fn closed() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(0))
 }
 
+/// Lets everybody through when the test ends, so that a failed test does not wait for a blocked thread.
+struct OpenAtEnd(Arc<Semaphore>);
+
+impl Drop for OpenAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 struct Fixture {
     agent: FakeAgent,
     session: Session,
@@ -260,6 +269,7 @@ async fn a_stopped_attempt_holds_its_device_until_its_blocking_section_ends() {
         blocking: closed(),
         ..Scripted::new()
     };
+    let _open = OpenAtEnd(backend.blocking.clone());
     let mut fixture = Fixture::with(backend.clone()).await;
     assert!(matches!(fixture.run("block", &[]).await, Event::Progress(_)));
     fixture.stop(1, false).await;
