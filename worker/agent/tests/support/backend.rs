@@ -9,14 +9,19 @@ use std::time::Duration;
 use prover_backend::protocol::{
     BackendDescription, DeviceClass, ExecutionReport, FailureClass, Lane, Resources, TaskSubmission, TaskType,
 };
-use prover_backend::{Attempt, Backend, Completed, TaskError, VerifyFailure, VerifyRequest, Verified, async_trait};
+use prover_backend::{
+    Attempt, Backend, Completed, TaskError, Verified, VerifyFailure, VerifyRequest, async_trait,
+};
 use rustix::process::{Signal, getpid, kill_process};
 use steps::Step;
 
 struct TestBackend;
 
 fn number(variable: &str, default: u32) -> u32 {
-    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    std::env::var(variable)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 #[async_trait]
@@ -46,9 +51,15 @@ impl Backend for TestBackend {
             take(&attempt, step).await?;
         }
         let result = format!("result of attempt {}", attempt.id()).into_bytes();
-        let execution = (attempt.task_type() == "plan")
-            .then(|| ExecutionReport { segments: 3, ..ExecutionReport::default() });
-        Ok(Completed { result, execution, ..Completed::default() })
+        let execution = (attempt.task_type() == "plan").then(|| ExecutionReport {
+            segments: 3,
+            ..ExecutionReport::default()
+        });
+        Ok(Completed {
+            result,
+            execution,
+            ..Completed::default()
+        })
     }
 
     fn verify_file(&self, _: &VerifyRequest) -> Result<Verified, VerifyFailure> {
@@ -95,9 +106,11 @@ async fn take(attempt: &Attempt, step: Step) -> Result<(), TaskError> {
         Step::Print(line) => eprintln!("{line}"),
         Step::Signal(signal) => {
             let signal = Signal::from_named_raw(signal).expect("a signal");
-            kill_process(getpid(), signal).expect("a signal to oneself");
-            // A stopped or dying process goes no further.
-            std::future::pending::<()>().await;
+            // The standard library takes the first SIGSEGV for a stack overflow and only then lets go of it.
+            loop {
+                kill_process(getpid(), signal).expect("a signal to oneself");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         }
         Step::Exit(code) => std::process::exit(code),
         Step::Burn(milliseconds) => {
@@ -110,9 +123,18 @@ async fn take(attempt: &Attempt, step: Step) -> Result<(), TaskError> {
                 })
                 .await;
         }
-        Step::Fail { class, reason, message } => {
+        Step::Fail {
+            class,
+            reason,
+            message,
+        } => {
             let class = FailureClass::try_from(class).expect("a class");
-            return Err(TaskError { class, reason, message, execution: None });
+            return Err(TaskError {
+                class,
+                reason,
+                message,
+                execution: None,
+            });
         }
         step => call(attempt, step).await?,
     }
@@ -142,18 +164,27 @@ async fn call(attempt: &Attempt, step: Step) -> Result<(), TaskError> {
             let tasks = request_ids.into_iter().map(|request_id| TaskSubmission {
                 request_id,
                 task_type: "work".to_owned(),
-                resources: Some(Resources { device_class: DeviceClass::Cpu.into(), ..Resources::default() }),
+                resources: Some(Resources {
+                    device_class: DeviceClass::Cpu.into(),
+                    ..Resources::default()
+                }),
                 ..TaskSubmission::default()
             });
             let answers = attempt.submit_tasks(tasks.collect()).await?;
-            attempt.write_output(&output, format!("{answers:?}").as_bytes()).await?;
+            attempt
+                .write_output(&output, format!("{answers:?}").as_bytes())
+                .await?;
         }
         Step::Subscribe { request_ids, output } => {
             let mut results = attempt.subscribe_tasks(request_ids).await?;
             let mut told = String::new();
             while let Some(result) = futures::StreamExt::next(&mut results).await {
                 let result = result?;
-                told.push_str(&format!("{}={};", result.request_id, String::from_utf8_lossy(&result.result)));
+                told.push_str(&format!(
+                    "{}={};",
+                    result.request_id,
+                    String::from_utf8_lossy(&result.result)
+                ));
             }
             attempt.write_output(&output, told.as_bytes()).await?;
         }
@@ -170,7 +201,9 @@ async fn call(attempt: &Attempt, step: Step) -> Result<(), TaskError> {
         Step::Reference { name, output } => {
             attempt.add_reference(&name, "reader").await?;
             let dropped = attempt.remove_reference(&name, "reader").await?;
-            attempt.write_output(&output, format!("dropped={dropped}").as_bytes()).await?;
+            attempt
+                .write_output(&output, format!("dropped={dropped}").as_bytes())
+                .await?;
         }
         Step::Permit { name, bytes } => attempt.acquire_permit(&name, bytes).await?,
         Step::Progress(fraction) => attempt.report_progress(Some(fraction), None).await,
@@ -185,7 +218,11 @@ async fn put_around_the_sdk(attempt_id: u64, path: &std::path::Path) -> String {
     let endpoint = tonic::transport::Endpoint::try_from(format!("unix://{socket}")).expect("an address");
     let mut client = AgentServiceClient::new(endpoint.connect().await.expect("an agent"));
     let path = path.to_string_lossy().into_owned();
-    let request = PutArtifactRequest { attempt_id, name: "foreign".to_owned(), path };
+    let request = PutArtifactRequest {
+        attempt_id,
+        name: "foreign".to_owned(),
+        path,
+    };
     match client.put_artifact(request).await {
         Ok(_) => "taken".to_owned(),
         Err(status) => format!("{:?}: {}", status.code(), status.message()),
@@ -195,7 +232,10 @@ async fn put_around_the_sdk(attempt_id: u64, path: &std::path::Path) -> String {
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // The same role as the subcommand of prover-worker.
-    if arguments.get(1).is_some_and(|argument| argument == "launch-child") {
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == "launch-child")
+    {
         let parent = arguments[3].to_string_lossy().parse().expect("a process id");
         let error = prover_agent::launch::become_child(parent, &arguments[5], &arguments[6..]);
         eprintln!("{error}");

@@ -4,12 +4,13 @@
 
 #![allow(dead_code)]
 
-pub mod steps;
+pub(crate) mod steps;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prover_agent::{Agent, AgentConfig, AgentError, Connection, Departure, DeviceKind, Leave};
@@ -17,8 +18,9 @@ use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo};
 use prover_wire::protocol::worker_message::Message as Said;
 use prover_wire::protocol::worker_plane_server::{WorkerPlane, WorkerPlaneServer};
 use prover_wire::protocol::{
-    Answer, Artifact, Assign, AttemptFailed, AttemptSucceeded, Call, CompletionAcknowledged, CoordinatorMessage,
-    FailureClass, HeartbeatAnswer, Recall, StopAttempt, Welcome, WorkerHello, WorkerMessage,
+    Answer, Artifact, Assign, AttemptFailed, AttemptSucceeded, Call, CompletionAcknowledged,
+    CoordinatorMessage, FailureClass, HeartbeatAnswer, Recall, StopAttempt, Welcome, WorkerHello,
+    WorkerMessage,
 };
 use prover_wire::{AUTHORIZATION, BEARER, Validate};
 use steps::Step;
@@ -26,24 +28,26 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longest wait for anything. Generous: the machine may be busy proving.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// The token that the fake coordinator takes.
-pub const TOKEN: &str = "the-token";
+pub(crate) const TOKEN: &str = "the-token";
 /// Prefix of all artifacts of the job of the tests.
-pub const PREFIX: &str = "jobs/job-1";
+pub(crate) const PREFIX: &str = "jobs/job-1";
 
 /// Awaits something that must come.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("{what} did not come within {LIMIT:?}"))
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(LIMIT, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} did not come within {LIMIT:?}"))
 }
 
 /// Waits for a file.
-pub async fn file(path: &Path) {
+pub(crate) async fn file(path: &Path) {
     let appears = async {
         while !path.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -53,12 +57,18 @@ pub async fn file(path: &Path) {
 }
 
 /// Waits until a process is gone: reaped, or a zombie that only its parent's end will reap.
-pub async fn process_gone(process: u32) {
+pub(crate) async fn process_gone(process: u32) {
     let gone = async {
         loop {
             match std::fs::read_to_string(format!("/proc/{process}/stat")) {
                 Err(_) => return,
-                Ok(stat) if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) => return,
+                Ok(stat)
+                    if stat
+                        .rsplit_once(") ")
+                        .is_some_and(|(_, rest)| rest.starts_with('Z')) =>
+                {
+                    return;
+                }
                 Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
@@ -67,7 +77,7 @@ pub async fn process_gone(process: u32) {
 }
 
 /// Program of the test backend: built as an example by `cargo test` beside the tests.
-pub fn backend_program(name: &str) -> PathBuf {
+pub(crate) fn backend_program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     let program = profile.join("examples").join(name);
@@ -82,8 +92,8 @@ pub fn backend_program(name: &str) -> PathBuf {
 // ---- the coordinator ----
 
 /// A coordinator on a port of its own.
-pub struct Coordinator {
-    pub address: String,
+pub(crate) struct Coordinator {
+    pub(crate) address: String,
     sessions: mpsc::Receiver<Session>,
 }
 
@@ -92,13 +102,14 @@ struct Plane {
 }
 
 /// A stream of a worker.
-pub struct Session {
-    pub hello: WorkerHello,
+pub(crate) struct Session {
+    pub(crate) hello: WorkerHello,
     to_worker: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     from_worker: mpsc::UnboundedReceiver<WorkerMessage>,
     /// Attempts of the last heartbeat.
-    pub heartbeat: watch::Receiver<Vec<u64>>,
+    pub(crate) heartbeat: watch::Receiver<Vec<u64>>,
     mute: watch::Sender<bool>,
+    beats: Arc<AtomicU64>,
 }
 
 #[tonic::async_trait]
@@ -109,12 +120,20 @@ impl WorkerPlane for Plane {
         &self,
         request: Request<Streaming<WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let token = request.metadata().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = request
+            .metadata()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         if token != Some(&format!("{BEARER}{TOKEN}")) {
-            return Err(Status::unauthenticated("the token is not the one of this coordinator"));
+            return Err(Status::unauthenticated(
+                "the token is not the one of this coordinator",
+            ));
         }
         let mut messages = request.into_inner();
-        let Some(WorkerMessage { message: Some(Said::Hello(hello)) }) = messages.message().await? else {
+        let Some(WorkerMessage {
+            message: Some(Said::Hello(hello)),
+        }) = messages.message().await?
+        else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
         hello.validate().expect("a well-formed hello");
@@ -122,13 +141,18 @@ impl WorkerPlane for Plane {
         let (passed_on, from_worker) = mpsc::unbounded_channel();
         let (beaten, heartbeat) = watch::channel(Vec::new());
         let (mute, muted) = watch::channel(false);
+        let beats = Arc::new(AtomicU64::new(0));
+        let counted = beats.clone();
         let answers = to_worker.clone().downgrade();
         tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
                 message.validate().expect("a well-formed message");
                 if let Some(Said::Heartbeat(heartbeat)) = &message.message {
+                    counted.fetch_add(1, Ordering::SeqCst);
                     beaten.send_replace(heartbeat.attempts.clone());
-                    let answer = HeartbeatAnswer { sequence: heartbeat.sequence };
+                    let answer = HeartbeatAnswer {
+                        sequence: heartbeat.sequence,
+                    };
                     if let Some(answers) = answers.upgrade().filter(|_| !*muted.borrow()) {
                         let _ = answers.send(Ok(answer.into())).await;
                     }
@@ -137,14 +161,24 @@ impl WorkerPlane for Plane {
                 }
             }
         });
-        let session = Session { hello, to_worker, from_worker, heartbeat, mute };
-        self.sessions.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
+        let session = Session {
+            hello,
+            to_worker,
+            from_worker,
+            heartbeat,
+            mute,
+            beats,
+        };
+        self.sessions
+            .send(session)
+            .await
+            .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 }
 
 impl Coordinator {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (sender, sessions) = mpsc::channel(16);
@@ -156,13 +190,31 @@ impl Coordinator {
         Self { address, sessions }
     }
 
+    /// On a thread and runtime of its own, for tests that block the agent's.
+    pub(crate) fn start_apart() -> Self {
+        let (started, coordinator) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async move {
+                started.send(Self::start().await).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        coordinator.recv().unwrap()
+    }
+
     /// The next stream, not welcomed yet.
-    pub async fn session(&mut self) -> Session {
-        within("a session", self.sessions.recv()).await.expect("a session")
+    pub(crate) async fn session(&mut self) -> Session {
+        within("a session", self.sessions.recv())
+            .await
+            .expect("a session")
     }
 
     /// The next stream, welcomed.
-    pub async fn welcomed(&mut self, epoch: u64) -> Session {
+    pub(crate) async fn welcomed(&mut self, epoch: u64) -> Session {
         let session = self.session().await;
         session.welcome(epoch, &[]).await;
         session
@@ -170,100 +222,125 @@ impl Coordinator {
 }
 
 impl Session {
-    pub async fn welcome(&self, epoch: u64, stop: &[u64]) {
-        self.send(Welcome { epoch, heartbeat_interval_ms: 50, stop: stop.to_vec() }).await;
+    pub(crate) async fn welcome(&self, epoch: u64, stop: &[u64]) {
+        self.send(Welcome {
+            epoch,
+            heartbeat_interval_ms: 50,
+            stop: stop.to_vec(),
+        })
+        .await;
     }
 
-    pub async fn send(&self, message: impl Into<CoordinatorMessage>) {
+    pub(crate) async fn send(&self, message: impl Into<CoordinatorMessage>) {
         let message = message.into();
         message.validate().expect("a well-formed message");
         self.to_worker.send(Ok(message)).await.expect("an open stream");
     }
 
-    pub async fn assign(&self, assign: Assign) {
+    pub(crate) async fn assign(&self, assign: Assign) {
         self.send(assign).await;
     }
 
-    pub async fn acknowledge(&self, attempt_id: u64) {
-        self.send(CompletionAcknowledged { attempt_id, accepted: true }).await;
+    pub(crate) async fn acknowledge(&self, attempt_id: u64) {
+        self.send(CompletionAcknowledged {
+            attempt_id,
+            accepted: true,
+        })
+        .await;
     }
 
-    pub async fn recall(&self, attempt_id: u64) {
+    pub(crate) async fn recall(&self, attempt_id: u64) {
         self.send(Recall { attempt_id }).await;
     }
 
-    pub async fn stop(&self, attempt_id: u64) {
-        self.send(StopAttempt { attempt_id, reason: "the test says so".to_owned() }).await;
+    pub(crate) async fn stop(&self, attempt_id: u64) {
+        self.send(StopAttempt {
+            attempt_id,
+            reason: "the test says so".to_owned(),
+        })
+        .await;
     }
 
-    pub async fn answer(&self, answer: Answer) {
+    pub(crate) async fn answer(&self, answer: Answer) {
         self.send(answer).await;
     }
 
+    /// Heartbeats so far.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::SeqCst)
+    }
+
     /// From now on heartbeats have no answer.
-    pub fn fall_silent(&self) {
+    pub(crate) fn fall_silent(&self) {
         self.mute.send_replace(true);
     }
 
     /// Breaks the stream.
-    pub async fn break_off(self) {
-        let _ = self.to_worker.send(Err(Status::unavailable("the test breaks the stream"))).await;
+    pub(crate) async fn break_off(self) {
+        let _ = self
+            .to_worker
+            .send(Err(Status::unavailable("the test breaks the stream")))
+            .await;
     }
 
     /// The next message that is no heartbeat.
-    pub async fn next(&mut self) -> Said {
-        within("a message of the worker", self.from_worker.recv()).await.expect("an open stream").message.unwrap()
+    pub(crate) async fn next(&mut self) -> Said {
+        within("a message of the worker", self.from_worker.recv())
+            .await
+            .expect("an open stream")
+            .message
+            .unwrap()
     }
 
     /// No message but heartbeats for a while that is long enough for one that was sent before.
-    pub async fn nothing_more(&mut self) {
+    pub(crate) async fn nothing_more(&mut self) {
         if let Ok(message) = timeout(Duration::from_millis(300), self.from_worker.recv()).await {
             panic!("an unexpected message: {message:?}");
         }
     }
 
-    pub async fn started(&mut self, attempt: u64) {
+    pub(crate) async fn started(&mut self, attempt: u64) {
         match self.next().await {
             Said::Started(started) if started.attempt_id == attempt => {}
             other => panic!("attempt {attempt} should have started: {other:?}"),
         }
     }
 
-    pub async fn succeeded(&mut self, attempt: u64) -> AttemptSucceeded {
+    pub(crate) async fn succeeded(&mut self, attempt: u64) -> AttemptSucceeded {
         match self.next().await {
             Said::Succeeded(succeeded) if succeeded.attempt_id == attempt => succeeded,
             other => panic!("attempt {attempt} should have succeeded: {other:?}"),
         }
     }
 
-    pub async fn failed(&mut self, attempt: u64) -> AttemptFailed {
+    pub(crate) async fn failed(&mut self, attempt: u64) -> AttemptFailed {
         match self.next().await {
             Said::Failed(failed) if failed.attempt_id == attempt => failed,
             other => panic!("attempt {attempt} should have failed: {other:?}"),
         }
     }
 
-    pub async fn failed_with(&mut self, attempt: u64, class: FailureClass) -> AttemptFailed {
+    pub(crate) async fn failed_with(&mut self, attempt: u64, class: FailureClass) -> AttemptFailed {
         let failed = self.failed(attempt).await;
         assert_eq!(failed.class(), class, "{failed:?}");
         failed
     }
 
-    pub async fn stopped(&mut self, attempt: u64) {
+    pub(crate) async fn stopped(&mut self, attempt: u64) {
         match self.next().await {
             Said::Stopped(stopped) if stopped.attempt_id == attempt => {}
             other => panic!("attempt {attempt} should have been stopped: {other:?}"),
         }
     }
 
-    pub async fn recall_answered(&mut self, attempt: u64) -> bool {
+    pub(crate) async fn recall_answered(&mut self, attempt: u64) -> bool {
         match self.next().await {
             Said::RecallAnswer(answer) if answer.attempt_id == attempt => answer.given_back,
             other => panic!("the recall of attempt {attempt} should have been answered: {other:?}"),
         }
     }
 
-    pub async fn called(&mut self) -> Call {
+    pub(crate) async fn called(&mut self) -> Call {
         match self.next().await {
             Said::Call(call) => call,
             other => panic!("a call should have come: {other:?}"),
@@ -274,23 +351,23 @@ impl Session {
 // ---- the agent ----
 
 /// Folders, store and configuration of one test.
-pub struct Bench {
-    pub folder: tempfile::TempDir,
-    pub store: Arc<dyn ArtifactStore>,
-    pub coordinator: Coordinator,
-    pub config: AgentConfig,
+pub(crate) struct Bench {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Arc<dyn ArtifactStore>,
+    pub(crate) coordinator: Coordinator,
+    pub(crate) config: AgentConfig,
 }
 
 /// An agent that runs in this process.
-pub struct Running {
-    pub leave: watch::Sender<Leave>,
-    pub connection: watch::Receiver<Connection>,
-    pub registry: prometheus::Registry,
+pub(crate) struct Running {
+    pub(crate) leave: watch::Sender<Leave>,
+    pub(crate) connection: watch::Receiver<Connection>,
+    pub(crate) registry: prometheus::Registry,
     task: JoinHandle<Result<Departure, AgentError>>,
 }
 
 impl Bench {
-    pub async fn mk() -> Self {
+    pub(crate) async fn mk() -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PROVER_LOG"))
             .with_test_writer()
@@ -318,58 +395,79 @@ impl Bench {
             host_memory_bytes: 1 << 30,
             drain: Duration::from_secs(30),
         };
-        Self { folder, store, coordinator, config }
+        Self {
+            folder,
+            store,
+            coordinator,
+            config,
+        }
     }
 
     /// A path in the test's own folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Makes the file that a step waits for.
-    pub fn open_gate(&self, name: &str) {
+    pub(crate) fn open_gate(&self, name: &str) {
         std::fs::write(self.path(name), b"").unwrap();
     }
 
-    pub fn environment(&mut self, name: &str, value: &str) {
+    pub(crate) fn environment(&mut self, name: &str, value: &str) {
         self.config.environment.push((name.into(), value.into()));
     }
 
-    pub fn run(&self) -> Running {
+    pub(crate) fn run(&self) -> Running {
         self.run_over(self.store.clone())
     }
 
-    pub fn run_over(&self, store: Arc<dyn ArtifactStore>) -> Running {
+    pub(crate) fn run_over(&self, store: Arc<dyn ArtifactStore>) -> Running {
         let registry = prometheus::Registry::new();
         let agent = Agent::with_store(self.config.clone(), store, &registry).unwrap();
         let (leave, asked) = watch::channel(Leave::Stay);
         let connection = agent.connection();
         let task = tokio::spawn(agent.run(asked));
-        Running { leave, connection, registry, task }
+        Running {
+            leave,
+            connection,
+            registry,
+            task,
+        }
     }
 
     /// Puts an artifact into the store, as the source of an input.
-    pub async fn source(&self, name: &str, content: &str) -> Artifact {
+    pub(crate) async fn source(&self, name: &str, content: &str) -> Artifact {
         let key = Key::new(format!("{PREFIX}/sources/{name}")).unwrap();
         let content = bytes::Bytes::from(content.to_owned());
-        let info = self.store.put_bytes(&key, content, Condition::CreateOnly).await.unwrap();
+        let info = self
+            .store
+            .put_bytes(&key, content, Condition::CreateOnly)
+            .await
+            .unwrap();
         prover_wire::artifact(name, key.as_str(), *info.sha256.as_bytes(), info.size_bytes)
     }
 
     /// The content of an artifact as text.
-    pub async fn content(&self, artifact: &Artifact) -> String {
+    pub(crate) async fn content(&self, artifact: &Artifact) -> String {
         let key = Key::new(artifact.key.clone()).unwrap();
-        let expected = ObjectInfo { size_bytes: artifact.size_bytes, sha256: artifact.sha256.parse().unwrap() };
-        let content = self.store.get_bytes(&key, Some(&expected), 1 << 20).await.unwrap();
+        let expected = ObjectInfo {
+            size_bytes: artifact.size_bytes,
+            sha256: artifact.sha256.parse().unwrap(),
+        };
+        let content = self
+            .store
+            .get_bytes(&key, Some(&expected), 1 << 20)
+            .await
+            .unwrap();
         String::from_utf8(content.to_vec()).unwrap()
     }
 
-    pub fn step_wait(&self, gate: &str) -> Step {
+    pub(crate) fn step_wait(&self, gate: &str) -> Step {
         Step::WaitFor(self.path(gate))
     }
 
     /// Reads a process id that a step has written.
-    pub async fn process_id(&self, name: &str) -> u32 {
+    pub(crate) async fn process_id(&self, name: &str) -> u32 {
         let path = self.path(name);
         file(&path).await;
         std::fs::read_to_string(path).unwrap().parse().unwrap()
@@ -378,18 +476,18 @@ impl Bench {
 
 impl Running {
     /// Asks the agent to leave and waits until it has.
-    pub async fn drained(self) -> Departure {
+    pub(crate) async fn drained(self) -> Departure {
         self.leave.send_replace(Leave::Drain);
         self.ended().await.unwrap()
     }
 
-    pub async fn ended(self) -> Result<Departure, AgentError> {
+    pub(crate) async fn ended(self) -> Result<Departure, AgentError> {
         within("the agent's end", self.task).await.unwrap()
     }
 }
 
 /// An assignment to the first device.
-pub fn mk_assign(attempt_id: u64, steps: &[Step]) -> Assign {
+pub(crate) fn mk_assign(attempt_id: u64, steps: &[Step]) -> Assign {
     Assign {
         attempt_id,
         epoch: 1,
@@ -404,10 +502,17 @@ pub fn mk_assign(attempt_id: u64, steps: &[Step]) -> Assign {
 }
 
 /// An assignment to the control lane.
-pub fn mk_plan(attempt_id: u64, steps: &[Step]) -> Assign {
-    Assign { task_type: "plan".to_owned(), device_id: String::new(), ..mk_assign(attempt_id, steps) }
+pub(crate) fn mk_plan(attempt_id: u64, steps: &[Step]) -> Assign {
+    Assign {
+        task_type: "plan".to_owned(),
+        device_id: String::new(),
+        ..mk_assign(attempt_id, steps)
+    }
 }
 
-pub fn write(name: &str, text: &str) -> Step {
-    Step::Write { name: name.to_owned(), text: text.to_owned() }
+pub(crate) fn write(name: &str, text: &str) -> Step {
+    Step::Write {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[allow(missing_docs)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub(crate) enum Step {
     /// Makes an empty file.
     Touch(PathBuf),
     /// Waits for a file; ends when the attempt is stopped.
@@ -30,7 +30,11 @@ pub enum Step {
     /// Keeps the processor busy for so many milliseconds.
     Burn(u64),
     /// Fails.
-    Fail { class: i32, reason: String, message: String },
+    Fail {
+        class: i32,
+        reason: String,
+        message: String,
+    },
     /// Puts an artifact; its file is in the attempt's directory.
     Put { name: String, text: String },
     /// Gets an artifact and writes it into an output.
@@ -38,9 +42,15 @@ pub enum Step {
     /// Tries to put a file that lies elsewhere, and writes the answer into an output.
     PutForeign { path: PathBuf, output: String },
     /// Submits tasks with these request ids and writes the answer into an output.
-    Submit { request_ids: Vec<String>, output: String },
+    Submit {
+        request_ids: Vec<String>,
+        output: String,
+    },
     /// Follows tasks and writes their results into an output.
-    Subscribe { request_ids: Vec<String>, output: String },
+    Subscribe {
+        request_ids: Vec<String>,
+        output: String,
+    },
     /// Completes a marker.
     CompleteMarker(String),
     /// Sends a message on the own channel.

@@ -1,0 +1,8 @@
+//! The agent against a coordinator that does as the test says, a real folder as store, and real child processes.
+
+mod calls;
+mod children;
+mod pipeline;
+mod session;
+#[path = "../support/mod.rs"]
+mod support;
