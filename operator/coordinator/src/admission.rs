@@ -152,8 +152,11 @@ fn violations(job: &ProofJob, uid: &str, access: &SourceAccess) -> Vec<String> {
         SourceAccess::Cluster => Destination::Cluster,
     };
     let broken = job.validate(destination).err();
-    let mut violations: Vec<String> =
-        broken.iter().flat_map(|broken| broken.as_slice()).map(ToString::to_string).collect();
+    let mut violations: Vec<String> = broken
+        .iter()
+        .flat_map(|broken| broken.as_slice())
+        .map(ToString::to_string)
+        .collect();
     let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     if uid.is_empty() || uid.len() > UID_BYTES || !uid.chars().all(plain) {
         violations.push("metadata.uid: must be 1 to 128 letters, digits, '-', '_' or '.'".to_owned());

@@ -170,7 +170,8 @@ impl JobHandle {
         .await
     }
 
-    /// Forgets a terminal job: its records, and the artifacts that it retained.
+    /// Forgets a terminal job: its records, its sources and what its attempts made. The proof and the public values
+    /// stay in the store.
     ///
     /// # Errors
     /// The coordinator has been shut down.

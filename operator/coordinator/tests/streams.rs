@@ -6,7 +6,8 @@ use prover_coordinator::{CoordinatorConfig, Phase};
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
 use support::{
-    FakeWorker, SOON, TOKEN, finished, mk_description, mk_fixture, mk_fixture_with, mk_hello, mk_job, open_stream,
+    FakeWorker, SOON, TOKEN, finished, mk_description, mk_fixture, mk_fixture_with, mk_hello, mk_job,
+    open_stream,
 };
 use tonic::{Code, Status};
 
@@ -28,7 +29,11 @@ async fn a_stream_without_a_token_or_with_another_one_is_refused_before_anything
     let fixture = mk_fixture().await;
     let status = open_stream(&fixture, None).await.err().unwrap();
     assert_eq!(status.code(), Code::Unauthenticated);
-    assert!(status.message().contains("carries no bearer token"), "{}", status.message());
+    assert!(
+        status.message().contains("carries no bearer token"),
+        "{}",
+        status.message()
+    );
     for wrong in ["", "another token", "the right tokem", "the right token "] {
         let status = open_stream(&fixture, Some(wrong)).await.err();
         let status = status.unwrap_or_else(|| panic!("{wrong:?} was taken"));
@@ -41,51 +46,87 @@ async fn a_stream_without_a_token_or_with_another_one_is_refused_before_anything
 async fn a_worker_of_another_protocol_version_is_refused_with_both_versions() {
     let status = refused(|hello| hello.protocol_version = 9).await;
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("speaks version 9"), "{}", status.message());
+    assert!(
+        status.message().contains("speaks version 9"),
+        "{}",
+        status.message()
+    );
 }
 
 #[tokio::test]
 async fn a_worker_that_has_seen_a_newer_coordinator_is_refused() {
     let status = refused(|hello| hello.highest_epoch = 2).await;
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("has seen epoch 2"), "{}", status.message());
+    assert!(
+        status.message().contains("has seen epoch 2"),
+        "{}",
+        status.message()
+    );
 }
 
 #[tokio::test]
 async fn a_hello_that_passes_a_limit_or_contradicts_itself_is_refused() {
     let status = refused(|hello| hello.devices = vec![hello.devices[0].clone(); 65]).await;
-    assert!(status.message().contains("devices has 65 entries"), "{}", status.message());
+    assert!(
+        status.message().contains("devices has 65 entries"),
+        "{}",
+        status.message()
+    );
     let status = refused(|hello| hello.backend.as_mut().unwrap().encoded = vec![0xff; 8]).await;
-    assert!(status.message().contains("backend.encoded is malformed"), "{}", status.message());
+    assert!(
+        status.message().contains("backend.encoded is malformed"),
+        "{}",
+        status.message()
+    );
     let status = refused(|hello| hello.backend.as_mut().unwrap().version = "2".to_owned()).await;
-    assert!(status.message().contains("its own description made-up 1.0.0"), "{}", status.message());
+    assert!(
+        status.message().contains("its own description made-up 1.0.0"),
+        "{}",
+        status.message()
+    );
 }
 
 #[tokio::test]
 async fn a_stream_must_open_with_a_hello() {
     let fixture = mk_fixture().await;
     let (outgoing, mut incoming) = open_stream(&fixture, Some(TOKEN)).await.unwrap();
-    outgoing.send(wire::AttemptStarted { attempt_id: 1 }.into()).await.unwrap();
+    outgoing
+        .send(wire::AttemptStarted { attempt_id: 1 }.into())
+        .await
+        .unwrap();
     let status = incoming.message().await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("must be a hello"), "{}", status.message());
+    assert!(
+        status.message().contains("must be a hello"),
+        "{}",
+        status.message()
+    );
 }
 
 #[tokio::test]
 async fn a_message_that_is_too_large_ends_the_stream_with_its_reason() {
     let fixture = mk_fixture().await;
     let mut worker = FakeWorker::connect(&fixture, "worker").await;
-    let progress = wire::AttemptProgress { attempt_id: 1, encoded: vec![0; 5 << 20] };
+    let progress = wire::AttemptProgress {
+        attempt_id: 1,
+        encoded: vec![0; 5 << 20],
+    };
     worker.send(progress).await;
     let status = worker.end().await;
     assert!(status.message().contains("too large"), "{status:?}");
     // One that fits the envelope, but not the limit of its field.
     let mut worker = FakeWorker::connect(&fixture, "worker").await;
-    let progress = wire::AttemptProgress { attempt_id: 1, encoded: vec![0; 65 << 10] };
+    let progress = wire::AttemptProgress {
+        attempt_id: 1,
+        encoded: vec![0; 65 << 10],
+    };
     worker.send(progress).await;
     let status = worker.end().await;
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("progress.encoded has 66560 bytes"), "{status:?}");
+    assert!(
+        status.message().contains("progress.encoded has 66560 bytes"),
+        "{status:?}"
+    );
 }
 
 #[tokio::test]
@@ -95,7 +136,11 @@ async fn the_second_stream_of_a_worker_takes_the_place_of_the_first() {
     let second = FakeWorker::connect(&fixture, "worker").await;
     let status = first.end().await;
     assert_eq!(status.code(), Code::Aborted);
-    assert!(status.message().contains("another stream of this worker"), "{}", status.message());
+    assert!(
+        status.message().contains("another stream of this worker"),
+        "{}",
+        status.message()
+    );
     fixture.until_connected(1).await;
     let job = fixture.submit(mk_job("second")).await;
     tokio::spawn(second.work(1));
@@ -108,7 +153,11 @@ async fn heartbeats_are_answered_with_their_number_and_shown() {
     let mut worker = FakeWorker::connect(&fixture, "worker").await;
     assert_eq!(worker.welcome.heartbeat_interval_ms, 2_000);
     worker
-        .send(wire::Heartbeat { sequence: 7, attempts: Vec::new(), host_memory_used_bytes: 5 })
+        .send(wire::Heartbeat {
+            sequence: 7,
+            attempts: Vec::new(),
+            host_memory_used_bytes: 5,
+        })
         .await;
     let answered = worker
         .expect(|message| match message {
@@ -118,7 +167,11 @@ async fn heartbeats_are_answered_with_their_number_and_shown() {
         .await;
     assert_eq!(answered, 7);
     let mut cluster = fixture.coordinator.watch_cluster();
-    let shown = cluster.wait_for(|view| view.workers.iter().any(|worker| worker.host_memory_used_bytes == 5));
+    let shown = cluster.wait_for(|view| {
+        view.workers
+            .iter()
+            .any(|worker| worker.host_memory_used_bytes == 5)
+    });
     tokio::time::timeout(SOON, shown).await.unwrap().unwrap();
 }
 
@@ -131,7 +184,11 @@ async fn a_worker_that_does_not_read_is_disconnected_and_the_others_go_on() {
         let mut sequence = 0;
         while fixture.metric("prover_coordinator_slow_workers_total") == 0.0 {
             sequence += 1;
-            let heartbeat = wire::Heartbeat { sequence, attempts: Vec::new(), host_memory_used_bytes: 0 };
+            let heartbeat = wire::Heartbeat {
+                sequence,
+                attempts: Vec::new(),
+                host_memory_used_bytes: 0,
+            };
             if deaf.outgoing.send(heartbeat.into()).await.is_err() {
                 break;
             }
@@ -152,7 +209,12 @@ async fn a_draining_worker_gets_nothing_new_and_is_told_when_it_is_empty() {
     let job = fixture.submit(mk_job("drain")).await;
     let plan = worker.expect_assign().await;
     worker.start(&plan).await;
-    worker.send(wire::Draining { reason: "asked to".to_owned(), seconds_left: 60 }).await;
+    worker
+        .send(wire::Draining {
+            reason: "asked to".to_owned(),
+            seconds_left: 60,
+        })
+        .await;
     worker.submit(plan.attempt_id, support::mk_graph(1)).await;
     worker.succeed(&plan).await;
     worker
@@ -174,7 +236,11 @@ async fn shutting_down_ends_all_streams_at_once() {
     let job = fixture.submit(mk_job("left")).await;
     let started = std::time::Instant::now();
     fixture.coordinator.shutdown().await;
-    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
     let status = worker.end().await;
     assert!(status.message().contains("shutting down"), "{status:?}");
     assert!(job.cancel().await.is_err());

@@ -1,8 +1,8 @@
 //! Executing what the scheduling core asks for.
 
 use prover_core::{
-    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, Event, FailureClass, JobId, JobPhase, Refusal, TaskChange, TaskId,
-    TaskOutcome, Usage, WorkerId,
+    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, Event, FailureClass, JobId, JobPhase,
+    Refusal, TaskChange, TaskId, TaskOutcome, Usage, WorkerId,
 };
 use prover_wire::Validate;
 use prover_wire::limits::cut_text;
@@ -106,7 +106,11 @@ impl Actor {
                 attempt: assignment.attempt,
                 class: FailureClass::Fatal,
                 reason: "AssignmentTooLarge".into(),
-                message: format!("task type {} can't be sent to a worker: {error}", message.task_type).into(),
+                message: format!(
+                    "task type {} can't be sent to a worker: {error}",
+                    message.task_type
+                )
+                .into(),
                 usage: Usage::default(),
             });
             return;
@@ -203,7 +207,10 @@ impl Actor {
 
     fn answer(&mut self, worker: WorkerId, call: CallId, answer: Result<Answer, Refusal>) {
         let call_id = convert::worker_call_id(call);
-        let name = self.workers.get_mut(&worker).and_then(|record| record.named_calls.remove(&call_id));
+        let name = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|record| record.named_calls.remove(&call_id));
         let mut message = wire::Answer {
             call_id,
             ..wire::Answer::default()
@@ -220,7 +227,11 @@ impl Actor {
             Ok(Answer::Dropped(dropped)) => message.dropped = dropped,
             Err(refusal) => {
                 let kind = convert::refusal_kind(&refusal);
-                self.parts.metrics.calls_refused.with_label_values(&[kind.as_str_name()]).inc();
+                self.parts
+                    .metrics
+                    .calls_refused
+                    .with_label_values(&[kind.as_str_name()])
+                    .inc();
                 tracing::debug!(%worker, %call, %refusal, "a call is refused");
                 message.error = cut_text(&refusal.to_string());
                 message.error_kind = kind.into();

@@ -268,10 +268,15 @@ impl Actor {
             return;
         }
         self.apply(Event::JobForgotten { job });
-        if let Some(record) = self.jobs.remove(&job)
-            && let Some(due) = record.view_due
-        {
+        let Some(record) = self.jobs.remove(&job) else {
+            return;
+        };
+        if let Some(due) = record.view_due {
             self.due_views.remove(&(due, job));
+        }
+        // The core looks after what attempts made; what the shell put into the store is the shell's to delete.
+        for (_, binding) in &record.request.sources {
+            self.delete(Deletion::Artifact(binding.key.clone()));
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prover_core::{
-    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp, WorkerId, WorkerSpec,
+    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp,
+    WorkerId, WorkerSpec,
 };
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
@@ -346,10 +347,14 @@ impl Actor {
 
     /// Notes what answering the call will need. False: the call came before, so that nothing is to be done.
     fn note_call(&mut self, worker: WorkerId, event: &Event) -> bool {
-        let Some(record) = self.workers.get_mut(&worker) else { return false };
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return false;
+        };
         match event {
             Event::ArtifactBound { call, name, .. } | Event::ArtifactResolved { call, name, .. } => {
-                record.named_calls.insert(convert::worker_call_id(*call), name.clone());
+                record
+                    .named_calls
+                    .insert(convert::worker_call_id(*call), name.clone());
             }
             Event::ChannelMessageSent { call, .. } => {
                 let call = convert::worker_call_id(*call);
@@ -372,7 +377,12 @@ impl Actor {
     /// A call of an attempt. Names are bound only to keys of the attempt itself, so that no worker can make one
     /// job's artifact pass for another's.
     pub(super) fn call(&mut self, worker: WorkerId, event: Event) {
-        if let Event::ArtifactBound { call, attempt, name, binding } = &event
+        if let Event::ArtifactBound {
+            call,
+            attempt,
+            name,
+            binding,
+        } = &event
             && let Some(key) = self.foreign_key(*attempt, [binding])
         {
             self.parts.metrics.message_refused(FOREIGN_KEY);
@@ -398,8 +408,16 @@ impl Actor {
         bindings: impl IntoIterator<Item = &'a Binding>,
     ) -> Option<String> {
         let told = self.state.attempt(attempt)?;
-        let prefix = self.jobs.get(&told.job)?.request.prefix.attempt_prefix(attempt.0).ok()?;
-        let foreign = bindings.into_iter().find(|binding| !binding.key.starts_with(prefix.as_str()));
+        let prefix = self
+            .jobs
+            .get(&told.job)?
+            .request
+            .prefix
+            .attempt_prefix(attempt.0)
+            .ok()?;
+        let foreign = bindings
+            .into_iter()
+            .find(|binding| !binding.key.starts_with(prefix.as_str()));
         foreign.map(|binding| binding.key.to_string())
     }
 

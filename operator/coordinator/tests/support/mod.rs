@@ -11,7 +11,8 @@ use prost::Message as _;
 use prover_artifacts::ArtifactStore;
 use prover_backend::protocol as backend;
 use prover_coordinator::{
-    CoordinatorConfig, CoordinatorHandle, JobHandle, JobView, Secret, SourceAccess, WorkerAuthentication, start,
+    CoordinatorConfig, CoordinatorHandle, JobHandle, JobView, Secret, SourceAccess, WorkerAuthentication,
+    start,
 };
 use prover_crds::{Program, ProofJob, ProofJobSpec, ProofKind, ProofSpec, ProofSystem};
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
@@ -52,17 +53,26 @@ pub async fn mk_fixture_with(change: impl FnOnce(&mut CoordinatorConfig)) -> Fix
     let folder = tempfile::tempdir().unwrap();
     let store_path = folder.path().join("store");
     std::fs::create_dir(&store_path).unwrap();
-    let store = prover_artifacts::open(&format!("file://{}", store_path.display())).await.unwrap();
+    let store = prover_artifacts::open(&format!("file://{}", store_path.display()))
+        .await
+        .unwrap();
     let mut config = mk_config();
     change(&mut config);
     let registry = config.registry.clone();
     let coordinator = start(config, Arc::clone(&store)).await.unwrap();
-    Fixture { coordinator, store, folder, registry }
+    Fixture {
+        coordinator,
+        store,
+        folder,
+        registry,
+    }
 }
 
 impl Fixture {
     pub fn access(&self) -> SourceAccess {
-        SourceAccess::Local { manifest_folder: self.folder.path().to_owned() }
+        SourceAccess::Local {
+            manifest_folder: self.folder.path().to_owned(),
+        }
     }
 
     pub fn write(&self, name: &str, bytes: &[u8]) {
@@ -83,15 +93,28 @@ impl Fixture {
         let family = families.iter().find(|family| family.name() == name);
         family.map_or(0.0, |family| {
             let values = family.get_metric().iter();
-            values.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+            values
+                .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
+                .sum()
         })
     }
 
     /// Waits until this many workers have an open stream.
     pub async fn until_connected(&self, count: usize) {
         let mut cluster = self.coordinator.watch_cluster();
-        let enough = cluster.wait_for(|view| view.workers.iter().filter(|worker| worker.connected).count() == count);
+        let enough =
+            cluster.wait_for(|view| view.workers.iter().filter(|worker| worker.connected).count() == count);
         tokio::time::timeout(SOON, enough).await.unwrap().unwrap();
+    }
+}
+
+/// A clock that moves on by a millisecond whenever it is read, so that nothing takes no time.
+#[derive(Debug, Default)]
+pub struct ReadingClock(std::sync::atomic::AtomicU64);
+
+impl prover_runtime::Clock for ReadingClock {
+    fn now_milliseconds(&self) -> u64 {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
     }
 }
 
@@ -101,20 +124,31 @@ pub fn mk_job(name: &str) -> ProofJob {
 }
 
 pub fn mk_job_of(name: &str, system: ProofSystem, kind: ProofKind) -> ProofJob {
-    let mut job = ProofJob::new(name, ProofJobSpec {
-        // "R0BF" and some more, so that RISC Zero takes it too.
-        program: Program { inline: Some("UjBCRgEAAAA=".to_owned()), ..Program::default() },
-        proof: ProofSpec { system, kind },
-        ..ProofJobSpec::default()
-    });
+    let mut job = ProofJob::new(
+        name,
+        ProofJobSpec {
+            // "R0BF" and some more, so that RISC Zero takes it too.
+            program: Program {
+                inline: Some("UjBCRgEAAAA=".to_owned()),
+                ..Program::default()
+            },
+            proof: ProofSpec { system, kind },
+            ..ProofJobSpec::default()
+        },
+    );
     job.metadata.uid = Some(format!("uid-{name}"));
     job
 }
 
 pub fn mk_file_job(name: &str, path: &str) -> ProofJob {
     let mut job = mk_job_of(name, ProofSystem::Risc0, ProofKind::Succinct);
-    let file = Some(prover_crds::FileSource { path: path.to_owned() });
-    job.spec.program = Program { file, ..Program::default() };
+    let file = Some(prover_crds::FileSource {
+        path: path.to_owned(),
+    });
+    job.spec.program = Program {
+        file,
+        ..Program::default()
+    };
     job
 }
 
@@ -197,9 +231,18 @@ pub fn mk_hello(worker_id: &str, description: &backend::BackendDescription) -> w
 pub async fn open_stream(
     fixture: &Fixture,
     token: Option<&str>,
-) -> Result<(mpsc::Sender<wire::WorkerMessage>, Streaming<wire::CoordinatorMessage>), Status> {
+) -> Result<
+    (
+        mpsc::Sender<wire::WorkerMessage>,
+        Streaming<wire::CoordinatorMessage>,
+    ),
+    Status,
+> {
     let url = format!("http://{}", fixture.coordinator.address());
-    let mut client = WorkerPlaneClient::connect(url).await.unwrap().max_encoding_message_size(64 << 20);
+    let mut client = WorkerPlaneClient::connect(url)
+        .await
+        .unwrap()
+        .max_encoding_message_size(64 << 20);
     let (sender, receiver) = mpsc::channel(1024);
     let mut request = Request::new(ReceiverStream::new(receiver));
     if let Some(token) = token {
@@ -222,7 +265,11 @@ pub struct FakeWorker {
 
 impl FakeWorker {
     pub async fn connect(fixture: &Fixture, id: &str) -> FakeWorker {
-        FakeWorker::connect_as(fixture, mk_hello(id, &mk_description("emulated", "Emulated", true))).await
+        FakeWorker::connect_as(
+            fixture,
+            mk_hello(id, &mk_description("emulated", "Emulated", true)),
+        )
+        .await
     }
 
     pub async fn connect_risc0(fixture: &Fixture, id: &str) -> FakeWorker {
@@ -241,7 +288,14 @@ impl FakeWorker {
         let Some(FromCoordinator::Welcome(welcome)) = first.and_then(|message| message.message) else {
             panic!("the first message was no welcome");
         };
-        Ok(FakeWorker { id, outgoing, incoming, welcome, waiting: VecDeque::new(), next_call: 1 })
+        Ok(FakeWorker {
+            id,
+            outgoing,
+            incoming,
+            welcome,
+            waiting: VecDeque::new(),
+            next_call: 1,
+        })
     }
 
     pub async fn send(&self, message: impl Into<wire::WorkerMessage>) {
@@ -290,9 +344,9 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn expect_stop(&mut self) -> wire::StopAttempt {
+    pub async fn expect_stop(&mut self, attempt_id: u64) -> wire::StopAttempt {
         self.expect(|message| match message {
-            FromCoordinator::Stop(stop) => Some(stop.clone()),
+            FromCoordinator::Stop(stop) if stop.attempt_id == attempt_id => Some(stop.clone()),
             _ => None,
         })
         .await
@@ -323,7 +377,12 @@ impl FakeWorker {
     pub async fn start_call(&mut self, attempt_id: u64, call: call::Call) -> u64 {
         let call_id = self.next_call;
         self.next_call += 1;
-        self.send(wire::Call { call_id, attempt_id, call: Some(call) }).await;
+        self.send(wire::Call {
+            call_id,
+            attempt_id,
+            call: Some(call),
+        })
+        .await;
         call_id
     }
 
@@ -337,11 +396,15 @@ impl FakeWorker {
 
     pub async fn submit(&mut self, attempt_id: u64, tasks: Vec<backend::TaskSubmission>) -> wire::Answer {
         let encoded = backend::SubmitTasksRequest { attempt_id, tasks }.encode_to_vec();
-        self.call(attempt_id, call::Call::SubmitTasks(wire::SubmitTasks { encoded })).await
+        self.call(attempt_id, call::Call::SubmitTasks(wire::SubmitTasks { encoded }))
+            .await
     }
 
     pub async fn start(&self, assign: &wire::Assign) {
-        self.send(wire::AttemptStarted { attempt_id: assign.attempt_id }).await;
+        self.send(wire::AttemptStarted {
+            attempt_id: assign.attempt_id,
+        })
+        .await;
     }
 
     pub async fn succeed(&self, assign: &wire::Assign) {
@@ -384,11 +447,17 @@ impl FakeWorker {
                     self.succeed(&assign).await;
                 }
                 FromCoordinator::Recall(recall) => {
-                    let answer = wire::RecallAnswer { attempt_id: recall.attempt_id, given_back: false };
+                    let answer = wire::RecallAnswer {
+                        attempt_id: recall.attempt_id,
+                        given_back: false,
+                    };
                     self.send(answer).await;
                 }
                 FromCoordinator::Stop(stop) => {
-                    self.send(wire::AttemptStopped { attempt_id: stop.attempt_id }).await;
+                    self.send(wire::AttemptStopped {
+                        attempt_id: stop.attempt_id,
+                    })
+                    .await;
                 }
                 _ => {}
             }
@@ -419,7 +488,10 @@ pub fn mk_task(request_id: &str, task_type: &str, depends_on: Vec<String>) -> ba
 /// Segments, their join, and the verification that concludes the job.
 pub fn mk_graph(segments: usize) -> Vec<backend::TaskSubmission> {
     let proves: Vec<String> = (0..segments).map(|index| format!("prove-{index}")).collect();
-    let mut tasks: Vec<_> = proves.iter().map(|name| mk_task(name, "prove", Vec::new())).collect();
+    let mut tasks: Vec<_> = proves
+        .iter()
+        .map(|name| mk_task(name, "prove", Vec::new()))
+        .collect();
     tasks.push(mk_task("join", "join", proves));
     let mut verify = mk_task("verify", "verify", vec!["join".to_owned()]);
     verify.outputs = vec!["proof".to_owned(), "public-values".to_owned()];
@@ -452,11 +524,26 @@ pub fn mk_success(assign: &wire::Assign) -> wire::AttemptSucceeded {
     };
     wire::AttemptSucceeded {
         attempt_id: assign.attempt_id,
-        outputs: assign.outputs.iter().map(|name| mk_artifact(assign, name)).collect(),
+        outputs: assign
+            .outputs
+            .iter()
+            .map(|name| mk_artifact(assign, name))
+            .collect(),
         result: assign.task_type.clone().into_bytes(),
-        execution: if assign.task_type == "plan" { execution.encode_to_vec() } else { Vec::new() },
-        proof: if assign.task_type == "verify" { proof.encode_to_vec() } else { Vec::new() },
-        usage: Some(wire::Usage { device_milliseconds: 250, ..wire::Usage::default() }),
+        execution: if assign.task_type == "plan" {
+            execution.encode_to_vec()
+        } else {
+            Vec::new()
+        },
+        proof: if assign.task_type == "verify" {
+            proof.encode_to_vec()
+        } else {
+            Vec::new()
+        },
+        usage: Some(wire::Usage {
+            device_milliseconds: 250,
+            ..wire::Usage::default()
+        }),
     }
 }
 
