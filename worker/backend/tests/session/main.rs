@@ -294,6 +294,12 @@ async fn stopping_an_attempt_that_is_not_there_is_answered() {
 #[tokio::test]
 async fn more_attempts_than_declared_are_refused_and_planners_take_no_slot() {
     let mut fixture = Fixture::start().await;
+    let planner = RunAttempt {
+        task_type: "plan".to_owned(),
+        ..fixture.script(5, "wait", &[])
+    };
+    fixture.session.send(planner).await;
+    assert!(matches!(fixture.session.event().await, Event::Progress(_)));
     for attempt_id in [1, 2] {
         fixture
             .session

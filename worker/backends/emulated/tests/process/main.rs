@@ -352,7 +352,10 @@ async fn the_process_ends_when_its_parent_dies_though_the_session_is_open() {
         .expect("a shell");
     let (mut session, _) = agent.welcomed().await;
     parent.kill().await.expect("it is killed");
-    while session.any_event().await.is_some() {}
+    let end = async { while session.any_event().await.is_some() {} };
+    tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the process ends in time");
 }
 
 #[tokio::test]
