@@ -88,7 +88,9 @@ pub struct ProofJobSpec {
     #[schemars(range(min = -1_000_000, max = 1_000_000))]
     pub priority: i32,
     /// When the proof must be there, such as `2026-12-24T18:00:00Z`. Passing it fails the job, suspended or not.
+    /// Years 2000 to 2999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 35), regex(pattern = TIME_PATTERN))]
     pub deadline: Option<Time>,
     /// Longest time in seconds that the job may be active; suspended time does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +98,7 @@ pub struct ProofJobSpec {
     pub active_deadline_seconds: Option<i64>,
     /// Cycles beyond which the execution is stopped and the job fails. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_000_i64))]
     pub max_cycles: Option<i64>,
     /// Size of a segment, as a power of two of cycles. Chosen from the smallest worker where absent. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,6 +132,10 @@ pub struct ProofJobSpec {
     )]
     pub managed_by: Option<String>,
 }
+
+/// RFC 3339 from 2000 to 2999. Kubernetes' own format `date-time` takes offsets that are none and the last day of 9999,
+/// which clients can't read afterwards: one such object would break the watch over all of them.
+const TIME_PATTERN: &str = r"^2[0-9]{3}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
 /// Value of `managedBy` that means this operator, as does no value.
 pub const MANAGED_BY_US: &str = "proving.rs/prover-operator";

@@ -106,6 +106,8 @@ impl JsonSchema for Quantity {
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "anyOf": [{ "type": "integer" }, { "type": "string" }],
+            // The pattern holds for strings only.
+            "minimum": 0,
             "pattern": PATTERN,
             "maxLength": LONGEST,
         })

@@ -525,7 +525,7 @@ pub struct JobDefaults {
     pub active_deadline_seconds: Option<i64>,
     /// `maxCycles`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_000_i64))]
     pub max_cycles: Option<i64>,
     /// `ttlSecondsAfterFinished`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

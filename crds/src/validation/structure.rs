@@ -331,6 +331,14 @@ fn broken_text_bound(schema: &Value, text: &str) -> Option<String> {
             format!("has {length} characters, at least {least} are needed")
         });
     }
+    if schema["format"] == "date-time"
+        && serde_json::from_value::<Time>(Value::String(text.to_owned())).is_err()
+    {
+        return Some(format!(
+            "{} is no time: write it like 2026-12-24T18:00:00Z",
+            shown(&Value::String(text.to_owned()))
+        ));
+    }
     if let Some(pattern) = schema["pattern"].as_str() {
         let matches = Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text));
         if !matches {
@@ -339,14 +347,6 @@ fn broken_text_bound(schema: &Value, text: &str) -> Option<String> {
                 shown(&Value::String(text.to_owned()))
             ));
         }
-    }
-    if schema["format"] == "date-time"
-        && serde_json::from_value::<Time>(Value::String(text.to_owned())).is_err()
-    {
-        return Some(format!(
-            "{} is no time: write it like 2026-12-24T18:00:00Z",
-            shown(&Value::String(text.to_owned()))
-        ));
     }
     None
 }

@@ -15,7 +15,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Error};
 use kubernetes::Kubernetes;
-use prover_crds::{ProofJob, ProverCluster, conditions, reasons, rules};
+use prover_crds::{
+    ProofJob, ProverCluster, conditions, parse_proof_job_for_cluster, parse_prover_cluster, reasons, rules,
+};
 use serde_json::{Value, json};
 
 /// Longest wait until a definition is served.
@@ -176,6 +178,89 @@ async fn good_objects_are_taken_and_bad_ones_refused_in_the_words_of_their_rule(
     }
     assert_no_problems(&problems);
     assert!(cases.len() >= 30);
+}
+
+#[tokio::test]
+async fn local_validation_blames_the_same_fields_as_the_api_server() {
+    let installed = Installed::start().await;
+    let mut problems = Vec::new();
+    for case in cases::proof_jobs().into_iter().chain(cases::prover_clusters()) {
+        // JSON is YAML.
+        let manifest = case.object.to_string();
+        let local = if case.object["kind"] == "ProofJob" {
+            parse_proof_job_for_cluster(&manifest).map(drop)
+        } else {
+            parse_prover_cluster(&manifest).map(drop)
+        };
+        match (installed.create(&case.object, false).await, local) {
+            (Ok(_), Ok(())) => {}
+            (Err(message), Err(error)) => {
+                let blamed = error.violations().iter().map(|violation| violation.path.as_str());
+                let missed: Vec<&str> = blamed.filter(|path| !message.contains(path)).collect();
+                if !missed.is_empty() || error.violations().is_empty() {
+                    problems.push(format!(
+                        "{}: local mode says {error}, the API server {message}",
+                        case.name
+                    ));
+                }
+            }
+            (server, local) => problems.push(format!(
+                "{}: local mode says {local:?}, the API server {server:?}",
+                case.name
+            )),
+        }
+    }
+    assert_no_problems(&problems);
+}
+
+#[tokio::test]
+async fn what_the_api_server_takes_the_rust_types_can_read() {
+    let installed = Installed::start().await;
+    let mut taken = 0;
+    for (field, text) in [
+        ("maxCycles", "1e3"),
+        ("maxCycles", "1000.0"),
+        ("maxCycles", "1e15"),
+        ("maxCycles", "1e20"),
+        ("maxCycles", "9223372036854775807"),
+        ("maxCycles", "1.5"),
+        ("priority", "-1e6"),
+        ("retryLimit", "1e1"),
+        ("suspend", "1"),
+        ("deadline", "\"2099-02-30T00:00:00Z\""),
+        ("deadline", "\"2099-02-28T23:59:60Z\""),
+        ("deadline", "\"2099-02-28t00:00:00z\""),
+        ("deadline", "\"2099-02-28 00:00:00Z\""),
+        ("deadline", "\"2099-02-28T00:00:00\""),
+        ("deadline", "\"2099-02-28T00:00:00.123456789+23:59\""),
+        ("deadline", "\"0000-01-01T00:00:00Z\""),
+        ("deadline", "\"9999-12-31T23:59:59Z\""),
+        ("deadline", "\"9999-12-31T23:59:59-23:59\""),
+        ("deadline", "null"),
+        ("input", "null"),
+        ("priority", "null"),
+    ] {
+        // As text, since a parser of our own would already have chosen how to read the number.
+        let marker = "\"put here\"";
+        let mut object = cases::good_proof_job();
+        object["spec"][field] = json!("put here");
+        let text = object.to_string().replace(marker, text);
+        let path = format!("{}?fieldValidation=Strict&dryRun=All", collection(&object));
+        let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+        let request = request.body(text.clone().into_bytes()).expect("a request");
+        match installed.client.request_text(request).await {
+            Ok(answer) => {
+                taken += 1;
+                serde_json::from_str::<ProofJob>(&answer).unwrap_or_else(|error| panic!("{text}: {error}"));
+            }
+            Err(Error::Api(_)) => {}
+            Err(error) => panic!("the API server did not answer: {error}"),
+        }
+    }
+    assert!(
+        taken >= 5,
+        "only {taken} of these were taken, so they prove little"
+    );
 }
 
 #[tokio::test]
