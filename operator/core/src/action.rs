@@ -91,7 +91,8 @@ pub struct Assignment {
     pub task: TaskId,
     /// Counted from 1 within its task.
     pub number: u32,
-    /// Fetched ahead: all slots of the device are taken.
+    /// Fetched ahead: all slots of the device are taken. A device starts what it was given in the order in which it
+    /// was given, each as soon as there is a slot.
     pub prefetch: bool,
     /// Nothing else may run on the device beside it.
     pub alone: bool,

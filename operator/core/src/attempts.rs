@@ -57,10 +57,15 @@ pub(crate) struct Attempt {
     pub(crate) lease: Lease,
     pub(crate) alone: bool,
     pub(crate) recalling: bool,
+    /// Was told to stop once: its result never counts, even if its worker was lost since.
+    pub(crate) discarded: bool,
     /// Ran beside an attempt whose child died.
     pub(crate) suspect: bool,
     /// Level of its job's reservation that it uses.
     pub(crate) level: Option<u8>,
+    /// What it needs of its worker when it runs.
+    pub(crate) needs_host_bytes: u64,
+    pub(crate) needs_vram_bytes: u64,
     /// What it holds of its worker.
     pub(crate) host_bytes: u64,
     pub(crate) vram_bytes: u64,
@@ -105,6 +110,8 @@ impl State {
         let entry = &mut self.tasks[task];
         entry.attempts += 1;
         let (job, class, alone) = (entry.job, entry.class, entry.alone);
+        let at = usize::from(class);
+        let own_bytes = self.classes.entries[at].key.requirements.host_memory_bytes;
         let charged = if place == Place::Control {
             0
         } else {
@@ -122,8 +129,15 @@ impl State {
             lease: Lease::Held,
             alone: alone && place == Place::Slot,
             recalling: false,
+            discarded: false,
             suspect: false,
             level: None,
+            needs_host_bytes: if place == Place::Control {
+                own_bytes
+            } else {
+                self.classes.host_bytes[at]
+            },
+            needs_vram_bytes: self.classes.vram_bytes[at],
             host_bytes: 0,
             vram_bytes: 0,
             charged,
@@ -151,8 +165,8 @@ impl State {
     /// Books a place of a worker for an attempt that has none.
     pub(crate) fn put(&mut self, attempt: u32, worker: u32, device: u16, place: Place) {
         let class = usize::from(self.attempts[attempt].class);
-        let (host_bytes, vram_bytes) = (self.classes.host_bytes[class], self.classes.vram_bytes[class]);
         let entry = &mut self.attempts[attempt];
+        let (host_bytes, vram_bytes) = (entry.needs_host_bytes, entry.needs_vram_bytes);
         debug_assert!(entry.place == Place::None);
         let job = entry.job;
         entry.place = place;
@@ -390,10 +404,10 @@ impl State {
                 let Some(attempt) = entry.ahead.front().copied() else {
                     break;
                 };
-                let class = usize::from(self.attempts[attempt].class);
+                let next = &self.attempts[attempt];
                 if entry.running.len() >= usize::from(entry.slots)
-                    || holder.host_free < self.classes.host_bytes[class]
-                    || entry.vram_free < self.classes.vram_bytes[class]
+                    || holder.host_free < next.needs_host_bytes
+                    || entry.vram_free < next.needs_vram_bytes
                 {
                     break;
                 }
@@ -405,8 +419,8 @@ impl State {
     /// Moves an attempt that was fetched ahead into a slot that is free.
     fn take_slot(&mut self, attempt: u32) {
         let entry = &mut self.attempts[attempt];
-        let (class, device) = (usize::from(entry.class), usize::from(entry.device));
-        let (host_bytes, vram_bytes) = (self.classes.host_bytes[class], self.classes.vram_bytes[class]);
+        let device = usize::from(entry.device);
+        let (host_bytes, vram_bytes) = (entry.needs_host_bytes, entry.needs_vram_bytes);
         (entry.host_bytes, entry.vram_bytes, entry.place) = (host_bytes, vram_bytes, Place::Slot);
         let holder = &mut self.workers[entry.worker];
         holder.host_free -= host_bytes;
@@ -421,8 +435,9 @@ impl State {
         self.unlink_ahead(attempt);
     }
 
-    /// The worker has started an attempt in the slot of one whose outputs are still on their way: the smallest of
-    /// those that run counts as leaving, so that what is booked is never less than what is used.
+    /// The worker has started an attempt in a slot that counts as taken. Either it overtook one that has not
+    /// started, and the two change places; or it follows one whose outputs are still on their way: the smallest
+    /// of those that run counts as leaving then, so that what is booked is never less than what is used.
     fn take_over_slot(&mut self, attempt: u32) {
         let (worker, device) = (
             self.attempts[attempt].worker,
@@ -430,10 +445,11 @@ impl State {
         );
         let holder = &self.workers[worker];
         let entry = &holder.devices[device];
-        let class = usize::from(self.attempts[attempt].class);
-        let fits = |free_host: u64, free_vram: u64| {
-            free_host >= self.classes.host_bytes[class] && free_vram >= self.classes.vram_bytes[class]
-        };
+        let needs = (
+            self.attempts[attempt].needs_host_bytes,
+            self.attempts[attempt].needs_vram_bytes,
+        );
+        let fits = |free_host: u64, free_vram: u64| free_host >= needs.0 && free_vram >= needs.1;
         if entry.running.len() < usize::from(entry.slots) && fits(holder.host_free, entry.vram_free) {
             return self.take_slot(attempt);
         }
@@ -450,21 +466,29 @@ impl State {
             })
             .min_by_key(|other| {
                 let other = &self.attempts[*other];
-                (other.started_at.is_none(), other.host_bytes, other.vram_bytes)
+                (other.started_at.is_some(), other.host_bytes, other.vram_bytes)
             });
         // Where nothing can make room the attempt keeps its place until something leaves.
         let Some(leaving) = smallest else { return };
         self.stop_clock(leaving);
         let left = &mut self.attempts[leaving];
         let (host_bytes, vram_bytes) = (left.host_bytes, left.vram_bytes);
-        (left.host_bytes, left.vram_bytes, left.place) = (0, 0, Place::Leaving);
+        let overtaken = left.started_at.is_none();
+        let place = if overtaken { Place::Ahead } else { Place::Leaving };
+        (left.host_bytes, left.vram_bytes, left.place) = (0, 0, place);
         let holder = &mut self.workers[worker];
         holder.host_free += host_bytes;
         let holder = &mut holder.devices[device];
         holder.vram_free += vram_bytes;
         remove_from(&mut holder.running, leaving);
-        holder.leaving.push(leaving);
+        if !overtaken {
+            holder.leaving.push(leaving);
+        }
         self.take_slot(attempt);
+        if overtaken {
+            self.workers[worker].devices[device].ahead.push_front(leaving);
+            self.link_ahead(leaving);
+        }
     }
 
     pub(crate) fn attempt_started(&mut self, id: AttemptId, out: &mut Vec<Action>) {
@@ -603,6 +627,7 @@ impl State {
             return;
         }
         entry.lease = Lease::Stopping(reason);
+        entry.discarded = true;
         out.push(Action::Stop {
             worker: entry.worker_id,
             attempt: AttemptId(self.attempts.id(attempt)),

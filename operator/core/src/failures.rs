@@ -316,7 +316,12 @@ impl State {
         let (lease, started, task) = (entry.lease, entry.started_at.is_some(), entry.task);
         match lease {
             Lease::Held => {}
-            Lease::Stopping(_) => return self.stopped_attempt_left(attempt, Usage::default(), out),
+            Lease::Stopping(_) => {
+                // It may still be there when its worker comes back.
+                self.stopped_attempt_left(attempt, Usage::default(), out);
+                self.attempts[attempt].lease = Lease::Lost;
+                return;
+            }
             Lease::Lost | Lease::Ended(_) => return,
         }
         self.release(attempt, out);

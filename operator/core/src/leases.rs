@@ -112,9 +112,14 @@ impl State {
         let task = self.attempts[attempt].task;
         let id = self.attempt_id(attempt);
         let job = self.tasks[task].job;
-        let place = self.place_again(attempt, worker, started);
-        let wanted =
-            matches!(self.tasks[task].stage, Stage::Ready | Stage::Backoff) && self.jobs[job].may_run();
+        // A task that moved to another class, or that must run alone now, waits for a place of its own.
+        let entry = &self.tasks[task];
+        let wanted = matches!(entry.stage, Stage::Ready | Stage::Backoff)
+            && self.jobs[job].may_run()
+            && !self.attempts[attempt].discarded
+            && entry.class == self.attempts[attempt].class
+            && entry.alone == self.attempts[attempt].alone;
+        let place = self.place_again(attempt, worker, started, wanted);
         let Some(place) = place else {
             let worker = self.workers[worker].id;
             return out.push(Action::Stop {
@@ -153,51 +158,47 @@ impl State {
     }
 
     fn book_own(&mut self, attempt: u32, worker: u32) {
-        let bytes = self.classes.entries[usize::from(self.attempts[attempt].class)]
-            .key
-            .requirements
-            .host_memory_bytes;
+        let bytes = self.attempts[attempt].needs_host_bytes;
         let holder = &mut self.workers[worker];
-        let bytes = bytes.min(holder.host_free);
         holder.host_free -= bytes;
         holder.parents_bytes += bytes;
         self.attempts[attempt].host_bytes = bytes;
         self.refresh_leaf_fit(worker);
     }
 
-    /// Where a lost attempt still fits.
-    fn place_again(&self, attempt: u32, worker: u32, started: bool) -> Option<Place> {
+    /// Where a lost attempt still fits. One that is not wanted any more needs its place all the same until it
+    /// has been stopped, unless it was only fetched ahead.
+    fn place_again(&self, attempt: u32, worker: u32, started: bool, wanted: bool) -> Option<Place> {
         let entry = &self.attempts[attempt];
         let holder = &self.workers[worker];
-        let class = usize::from(entry.class);
-        if self.attempts[attempt].place != Place::None {
-            return None;
-        }
-        // Its class may stand for other needs by now if nothing else used it.
-        let same = self.tasks[entry.task].class == entry.class && !self.tasks[entry.task].stage.is_terminal();
-        if !same {
+        if entry.place != Place::None {
             return None;
         }
         if entry.device == NO_DEVICE {
-            let job = &self.jobs[entry.job];
-            let free = holder.host_free >= self.classes.host_bytes[class];
-            return (free && job.reservation.is_none()).then_some(Place::Control);
+            let bytes = if wanted {
+                self.classes.host_bytes[usize::from(entry.class)]
+            } else {
+                entry.needs_host_bytes
+            };
+            let free = holder.host_free >= bytes && !(wanted && self.jobs[entry.job].reservation.is_some());
+            return free.then_some(Place::Control);
         }
         let device = holder.devices.get(usize::from(entry.device))?;
-        if device.reserved_for != NONE {
+        if device.reserved_for != NONE && wanted {
             return None;
         }
         let slot = device.running.len() < usize::from(device.slots)
-            && holder.host_free >= self.classes.host_bytes[class]
-            && device.vram_free >= self.classes.vram_bytes[class];
-        if slot {
+            && holder.host_free >= entry.needs_host_bytes
+            && device.vram_free >= entry.needs_vram_bytes;
+        if slot && (started || wanted) {
             return Some(Place::Slot);
         }
         let room = self.device_room(holder, device)?;
         let ahead = !started
+            && wanted
             && room.tier == crate::classes::TIER_AHEAD
-            && self.classes.host_bytes[class] <= room.host_bytes
-            && self.classes.vram_bytes[class] <= room.vram_bytes;
+            && entry.needs_host_bytes <= room.host_bytes
+            && entry.needs_vram_bytes <= room.vram_bytes;
         ahead.then_some(Place::Ahead)
     }
 

@@ -16,6 +16,7 @@ mod classes;
 mod control;
 pub mod event;
 mod failures;
+mod invariants;
 mod jobs;
 mod leases;
 pub mod model;

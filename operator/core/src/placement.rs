@@ -311,6 +311,8 @@ impl State {
                 self.picky_devices.insert(task, (self.workers.id(worker), device));
                 self.workers[worker].devices[usize::from(device)].reserved_for = task;
                 self.recall_ahead(worker, Some(device), out);
+                let room = self.room(worker);
+                self.publish_room(worker, room);
                 (worker, device)
             }
         };

@@ -299,6 +299,8 @@ impl State {
         self.jobs[job].capped = false;
         self.capped_jobs -= u32::from(was_capped);
         self.refresh_cap(job);
+        self.republish(job);
+        self.newly_queued |= self.jobs[job].queued_mask;
     }
 
     /// Brings up to date whether a job may be given further workers.

@@ -389,6 +389,11 @@ impl State {
             out,
         );
         self.end_links(task, out);
+        let job = self.tasks[task].job;
+        for at in 0..self.tasks[task].inputs.len() {
+            let artifact = self.tasks[task].inputs[at];
+            self.consumer_done(job, artifact, false, out);
+        }
     }
 
     pub(crate) fn lane(&self, task: u32) -> Lane {

@@ -194,9 +194,9 @@ impl State {
             vram_bytes: u64::MAX,
         };
         for attempt in device.running.iter().chain(device.ahead.iter()) {
-            let class = usize::from(self.attempts[*attempt].class);
-            room.host_bytes = room.host_bytes.min(self.classes.host_bytes[class]);
-            room.vram_bytes = room.vram_bytes.min(self.classes.vram_bytes[class]);
+            let entry = &self.attempts[*attempt];
+            room.host_bytes = room.host_bytes.min(entry.needs_host_bytes);
+            room.vram_bytes = room.vram_bytes.min(entry.needs_vram_bytes);
         }
         Some(room)
     }

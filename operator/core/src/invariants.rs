@@ -1,0 +1,244 @@
+//! What must hold after every event. Expensive: for tests and simulations.
+
+use std::collections::BTreeMap;
+
+use crate::attempts::{Lease, NO_DEVICE, Place};
+use crate::classes::{TIER_AHEAD, TIER_IDLE, TIER_SLOT, TIERS};
+use crate::slab::NONE;
+use crate::state::State;
+use crate::tasks::Stage;
+
+impl State {
+    /// Panics where the state contradicts itself. Costs time in proportion to everything that is known.
+    pub fn assert_invariants(&self) {
+        self.assert_workers();
+        self.assert_attempts();
+        self.assert_jobs();
+        self.assert_classes();
+        self.assert_nothing_waits_in_vain();
+    }
+
+    fn assert_workers(&self) {
+        for (index, worker) in self.workers.iter() {
+            let mut host = worker.spec.host_memory_bytes;
+            for device in &worker.devices {
+                assert!(
+                    device.running.len() <= usize::from(device.slots),
+                    "slots are overbooked"
+                );
+                let mut vram = device.vram_bytes;
+                for attempt in &device.running {
+                    let entry = &self.attempts[*attempt];
+                    assert_eq!((entry.place, entry.worker), (Place::Slot, index));
+                    host = host
+                        .checked_sub(entry.host_bytes)
+                        .expect("host memory is overbooked");
+                    vram = vram
+                        .checked_sub(entry.vram_bytes)
+                        .expect("device memory is overbooked");
+                }
+                assert_eq!(vram, device.vram_free);
+                let on_clock = device
+                    .running
+                    .iter()
+                    .filter(|attempt| self.attempts[**attempt].on_clock)
+                    .count();
+                assert_eq!(on_clock as u64, device.sharing);
+                let alone = device.running.iter().any(|attempt| self.attempts[*attempt].alone);
+                assert!(!alone || device.running.len() == 1, "a suspect runs alone");
+            }
+            let mut parents = 0;
+            for attempt in &worker.control {
+                let entry = &self.attempts[*attempt];
+                assert_eq!((entry.place, entry.worker), (Place::Control, index));
+                parents += entry.host_bytes;
+            }
+            for (_, job) in self.jobs.iter() {
+                let Some(reservation) = job.reservation.as_ref().filter(|found| found.worker == index) else {
+                    continue;
+                };
+                parents += reservation.levels.iter().map(|level| level.bytes).sum::<u64>();
+            }
+            assert_eq!(
+                parents, worker.parents_bytes,
+                "parents hold what is reserved for them"
+            );
+            host = host
+                .checked_sub(parents)
+                .expect("host memory is overbooked by parents");
+            assert_eq!(host, worker.host_free);
+            assert!(!worker.dirty, "every worker is settled");
+            assert_eq!(
+                self.room(index).0,
+                worker.published,
+                "the room of a worker is known"
+            );
+        }
+    }
+
+    fn assert_attempts(&self) {
+        let mut held: BTreeMap<u32, u32> = BTreeMap::new();
+        for (index, attempt) in self.attempts.iter() {
+            match attempt.lease {
+                Lease::Held => {
+                    assert!(attempt.place != Place::None, "a lease has a place");
+                    assert_eq!(self.tasks[attempt.task].current, index, "a lease is its task's");
+                    assert_eq!(self.tasks[attempt.task].stage, Stage::Active);
+                    assert!(held.insert(attempt.task, index).is_none(), "a task has one lease");
+                }
+                Lease::Stopping(_) => assert!(attempt.place != Place::None),
+                Lease::Lost | Lease::Ended(_) => assert!(attempt.place == Place::None),
+            }
+            if attempt.place == Place::Control {
+                assert_eq!(attempt.device, NO_DEVICE);
+            }
+        }
+        for (index, task) in self.tasks.iter() {
+            assert_eq!(
+                task.stage == Stage::Active,
+                task.current != NONE,
+                "an active task has an attempt"
+            );
+            assert_eq!(task.stage == Stage::Active, held.contains_key(&index));
+            assert!(!(task.queued && task.picky));
+            assert_eq!(
+                task.stage == Stage::Ready,
+                task.queued || task.picky,
+                "a ready task is queued"
+            );
+        }
+    }
+
+    fn assert_jobs(&self) {
+        let mut permits = 0;
+        let mut capped = 0;
+        for (index, job) in self.jobs.iter() {
+            let count = |stage: Stage| {
+                job.tasks
+                    .iter()
+                    .filter(|task| self.tasks[**task].stage == stage)
+                    .count() as u32
+            };
+            assert_eq!(
+                (count(Stage::Ready), count(Stage::Backoff), count(Stage::Active)),
+                (job.ready, job.backoff, job.active)
+            );
+            if job.is_over() {
+                let all = job.tasks.iter().all(|task| self.tasks[*task].stage.is_terminal());
+                assert!(all, "a job that is over has no live task");
+                assert!(job.reservation.is_none() && !job.leaf_counted && job.wait_key.is_none());
+            }
+            let placed = job
+                .attempts
+                .iter()
+                .filter(|attempt| self.attempts[**attempt].place != Place::None);
+            assert_eq!(placed.count() as u32, job.placed);
+            for queue in &job.queues {
+                let queued =
+                    |task: &&u32| self.tasks[**task].queued && self.tasks[**task].class == queue.class;
+                assert_eq!(job.tasks.iter().filter(queued).count() as u32, queue.live);
+                assert_eq!(queue.live > 0, job.queued_mask & (1 << queue.class) != 0);
+            }
+            let mut mask = if job.may_run() { job.queued_mask } else { 0 };
+            if job.capped {
+                mask &= self.classes.control;
+                capped += 1;
+            }
+            assert_eq!(
+                job.published.map_or(0, |(_, mask)| mask),
+                mask,
+                "job {index} stands in the order as it is"
+            );
+            let held: u64 = job.artifacts.iter().map(|artifact| artifact.permit_bytes).sum();
+            assert_eq!(held, job.permits.held);
+            permits += held;
+            for (at, artifact) in job.artifacts.iter().enumerate() {
+                let consumers: usize = job
+                    .tasks
+                    .iter()
+                    .filter(|task| !self.tasks[**task].stage.is_terminal())
+                    .map(|task| {
+                        self.tasks[*task]
+                            .inputs
+                            .iter()
+                            .filter(|input| **input as usize == at)
+                            .count()
+                    })
+                    .sum();
+                assert_eq!(
+                    consumers as u32, artifact.consumers,
+                    "consumers of {}",
+                    artifact.name
+                );
+            }
+        }
+        assert_eq!(capped, self.capped_jobs);
+        assert_eq!(permits, self.permits.held);
+        for tenant in &self.tenants {
+            assert_eq!(tenant.published.map_or(0, |(_, mask)| mask), tenant.jobs.mask());
+        }
+    }
+
+    fn assert_classes(&self) {
+        for (class, entry) in self.classes.entries.iter().enumerate() {
+            let bit = 1u64 << class;
+            let fit = self
+                .workers
+                .iter()
+                .filter(|(_, worker)| worker.fits & bit != 0)
+                .count();
+            let leaf = self
+                .workers
+                .iter()
+                .filter(|(_, worker)| worker.leaf_fits & bit != 0)
+                .count();
+            assert_eq!((fit as u32, leaf as u32), (entry.fit_workers, entry.leaf_workers));
+            let tasks = self.tasks.iter().filter(|(_, task)| {
+                !task.marker && !task.stage.is_terminal() && usize::from(task.class) == class
+            });
+            let jobs = self
+                .jobs
+                .iter()
+                .filter(|(_, job)| !job.is_over() && usize::from(job.leaf_class) == class);
+            let attempts = self
+                .attempts
+                .iter()
+                .filter(|(_, attempt)| attempt.place != Place::None && usize::from(attempt.class) == class);
+            assert_eq!(
+                tasks.count() + jobs.count() + attempts.count(),
+                entry.references as usize
+            );
+        }
+    }
+
+    /// No queued task fits a worker with room, and leaves of started jobs have a worker beside all parents.
+    fn assert_nothing_waits_in_vain(&self) {
+        let queued = self.tenant_order.mask() & !self.classes.control;
+        for (_, worker) in self.workers.iter() {
+            for tier in 0..TIERS {
+                let control = if tier == TIER_IDLE {
+                    self.classes.control
+                } else {
+                    0
+                };
+                let waiting = worker.published[tier] & queued & !control;
+                assert_eq!(waiting, 0, "a queued task fits a worker in tier {tier}");
+            }
+            debug_assert!(TIER_SLOT < TIER_AHEAD);
+        }
+        let stopping = self.attempts.iter().any(|(_, attempt)| {
+            attempt.place == Place::Control && matches!(attempt.lease, Lease::Stopping(_))
+        });
+        for entry in &self.classes.entries {
+            let control = entry.key.requirements.lane == crate::model::Lane::Control;
+            assert!(
+                control
+                    || entry.leaf_jobs == 0
+                    || entry.fit_workers == 0
+                    || entry.leaf_workers > 0
+                    || stopping,
+                "parents leave no room for the leaves that they wait for"
+            );
+        }
+    }
+}

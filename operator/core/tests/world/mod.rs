@@ -1,0 +1,794 @@
+//! A small model world around the core: workers that answer, fail, die, reconnect, duplicate and delay reports,
+//! and planners that submit random graphs of tasks. Checks from outside what the core promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use prover_core::*;
+
+pub const GIB: u64 = 1 << 30;
+
+pub fn backend() -> BackendVersion {
+    BackendVersion {
+        name: "emulated".into(),
+        version: "1".into(),
+    }
+}
+
+pub fn needs(lane: Lane, device_class: DeviceClass, host_gib: u64, vram_gib: u64) -> Requirements {
+    Requirements {
+        lane,
+        device_class,
+        host_memory_bytes: host_gib * GIB,
+        vram_bytes: vram_gib * GIB,
+        backend: backend(),
+    }
+}
+
+pub fn mk_task(name: &str, requirements: Requirements) -> TaskSpec {
+    TaskSpec {
+        request_id: name.into(),
+        task_type: name.split('-').next().unwrap_or_default().into(),
+        requirements,
+        depends_on: Vec::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        parameters: Arc::from([]),
+        cache_key: None,
+        estimated_device_time: Some(Milliseconds(1_000)),
+        completes: Vec::new(),
+        concludes_job: false,
+        marker: false,
+    }
+}
+
+pub fn mk_policy() -> JobPolicy {
+    JobPolicy {
+        priority: 0,
+        deadline: None,
+        active_deadline: None,
+        max_workers: None,
+        suspended: false,
+    }
+}
+
+pub fn mk_job(uid: &str, tenant: &str) -> JobSpec {
+    let root = mk_task("plan", needs(Lane::Control, DeviceClass::Cpu, 1, 0));
+    JobSpec {
+        uid: uid.into(),
+        tenant: tenant.into(),
+        policy: mk_policy(),
+        retry_limit: 1_000,
+        parent_chain: vec![root.requirements.clone()],
+        root,
+        root_concludes: false,
+        largest_leaf: needs(Lane::Device, DeviceClass::Cpu, 2, 0),
+        sources: vec![("program".into(), mk_binding("program"))],
+        retained: vec!["proof".into()],
+    }
+}
+
+pub fn mk_binding(key: &str) -> Binding {
+    Binding {
+        key: key.into(),
+        sha256: [7; 32],
+        size_bytes: 100,
+    }
+}
+
+pub fn mk_worker(host_gib: u64, devices: &[(DeviceClass, u64, u16)]) -> WorkerSpec {
+    WorkerSpec {
+        name: "w".into(),
+        group: "g".into(),
+        host_memory_bytes: host_gib * GIB,
+        devices: devices
+            .iter()
+            .map(|(class, vram, slots)| DeviceSpec {
+                class: *class,
+                vram_bytes: vram * GIB,
+                slots: *slots,
+            })
+            .collect(),
+        backend: backend(),
+    }
+}
+
+/// What a worker has of an attempt.
+#[derive(Clone, Debug)]
+struct Had {
+    job: JobId,
+    task: TaskId,
+    device: Option<u16>,
+    started: bool,
+    /// Reports that could not be sent, since the stream was broken.
+    completion: Option<Event>,
+    stop: bool,
+    recall: bool,
+}
+
+struct SimWorker {
+    spec: WorkerSpec,
+    connected: bool,
+    has: BTreeMap<AttemptId, Had>,
+}
+
+/// A planner's progress and what is still expected of it.
+#[derive(Default)]
+struct Plan {
+    tasks: Vec<TaskSpec>,
+}
+
+pub struct World {
+    pub state: State,
+    pub now: u64,
+    workers: BTreeMap<WorkerId, SimWorker>,
+    next_worker: u64,
+    next_call: u64,
+    next_job: u64,
+    plans: BTreeMap<JobId, Plan>,
+    phases: BTreeMap<JobId, JobPhase>,
+    replans: BTreeMap<JobId, u32>,
+    succeeded: BTreeSet<TaskId>,
+    roots: BTreeSet<TaskId>,
+    pub log: Vec<(Event, Timestamp)>,
+    pub actions: Vec<Action>,
+    last_report: Option<Event>,
+    pub invariants: bool,
+}
+
+impl World {
+    pub fn new(limits: Limits) -> World {
+        World {
+            state: State::new(limits),
+            now: 1_000,
+            workers: BTreeMap::new(),
+            next_worker: 1,
+            next_call: 1,
+            next_job: 1,
+            plans: BTreeMap::new(),
+            phases: BTreeMap::new(),
+            replans: BTreeMap::new(),
+            succeeded: BTreeSet::new(),
+            roots: BTreeSet::new(),
+            log: Vec::new(),
+            actions: Vec::new(),
+            last_report: None,
+            invariants: true,
+        }
+    }
+
+    pub fn apply(&mut self, event: Event) {
+        self.log.push((event.clone(), Timestamp(self.now)));
+        let mut actions = Vec::new();
+        self.state.apply(event, Timestamp(self.now), &mut actions);
+        for action in &actions {
+            self.execute(action);
+        }
+        self.actions.extend(actions);
+        if self.invariants {
+            self.state.assert_invariants();
+        }
+        self.assert_physical();
+    }
+
+    fn execute(&mut self, action: &Action) {
+        match action {
+            Action::Assign(assignment) => self.assigned(assignment),
+            Action::Stop { worker, attempt, .. } => {
+                if let Some(had) = self.reach(*worker, *attempt) {
+                    had.stop = true;
+                }
+            }
+            Action::Recall { worker, attempt } => {
+                if let Some(had) = self.reach(*worker, *attempt) {
+                    had.recall = true;
+                }
+            }
+            Action::CompletionJudged { worker, attempt, .. } => {
+                if let Some(worker) = self.workers.get_mut(worker).filter(|worker| worker.connected) {
+                    worker.has.remove(attempt);
+                }
+            }
+            Action::JobChanged { job, phase } => {
+                let old = self.phases.insert(*job, phase.clone());
+                let was_over = old.as_ref().is_some_and(is_over);
+                assert!(!was_over, "a job that is over stays as it is: {old:?} {phase:?}");
+            }
+            Action::TaskChanged { job, task, change } => match change {
+                TaskChange::Succeeded { .. } => {
+                    assert!(
+                        self.succeeded.insert(*task),
+                        "the result of a task is accepted once"
+                    );
+                }
+                TaskChange::Retrying { .. } => {
+                    let replans = self.state.job(*job).map_or(0, |job| job.replans);
+                    if self.replans.insert(*job, replans).unwrap_or(0) != replans {
+                        // A new plan: its root may run again.
+                        for root in self.roots.clone() {
+                            self.succeeded.remove(&root);
+                        }
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn reach(&mut self, worker: WorkerId, attempt: AttemptId) -> Option<&mut Had> {
+        self.workers
+            .get_mut(&worker)
+            .filter(|worker| worker.connected)?
+            .has
+            .get_mut(&attempt)
+    }
+
+    fn assigned(&mut self, assignment: &Assignment) {
+        let phase = &self.phases[&assignment.job];
+        assert!(
+            matches!(phase, JobPhase::Queued(_) | JobPhase::Running),
+            "a job that is {phase:?} gets no assignment"
+        );
+        assert!(
+            !self.succeeded.contains(&assignment.task),
+            "a finished task is never dispatched again"
+        );
+        let worker = self
+            .workers
+            .get_mut(&assignment.worker)
+            .expect("work goes to workers that exist");
+        assert!(worker.connected, "work goes to connected workers");
+        let had = Had {
+            job: assignment.job,
+            task: assignment.task,
+            device: assignment.device.map(|device| device.0),
+            started: false,
+            completion: None,
+            stop: false,
+            recall: false,
+        };
+        assert!(
+            worker.has.insert(assignment.attempt, had).is_none(),
+            "an attempt is assigned once"
+        );
+    }
+
+    /// What workers really run at once never exceeds what they have.
+    fn assert_physical(&self) {
+        for (id, worker) in &self.workers {
+            let mut host = 0;
+            for (index, device) in worker.spec.devices.iter().enumerate() {
+                let on_device = || {
+                    worker.has.values().filter(|had| {
+                        had.started && had.completion.is_none() && had.device == Some(index as u16)
+                    })
+                };
+                assert!(
+                    on_device().count() <= usize::from(device.slots),
+                    "{id}: slots are overbooked"
+                );
+                let mut vram = 0;
+                for had in on_device() {
+                    let Some(task) = self.state.task(had.task) else {
+                        continue;
+                    };
+                    vram += task.spec.requirements.vram_bytes;
+                    host += task.spec.requirements.host_memory_bytes;
+                }
+                assert!(vram <= device.vram_bytes, "{id}: device memory is overbooked");
+            }
+            for had in worker
+                .has
+                .values()
+                .filter(|had| had.device.is_none() && had.completion.is_none())
+            {
+                let Some(task) = self.state.task(had.task) else {
+                    continue;
+                };
+                host += task.spec.requirements.host_memory_bytes;
+            }
+            assert!(
+                host <= worker.spec.host_memory_bytes,
+                "{id}: host memory is overbooked: {:?} {:?} {:?}",
+                worker.has,
+                worker
+                    .has
+                    .keys()
+                    .map(|attempt| self.state.attempt(*attempt))
+                    .collect::<Vec<_>>(),
+                self.log.last(),
+            );
+        }
+    }
+
+    // ---- what can happen ----
+
+    pub fn add_worker(&mut self, spec: WorkerSpec) -> WorkerId {
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        self.workers.insert(
+            id,
+            SimWorker {
+                spec: spec.clone(),
+                connected: true,
+                has: BTreeMap::new(),
+            },
+        );
+        self.apply(Event::WorkerConnected {
+            worker: id,
+            spec: Box::new(spec),
+            held: Vec::new(),
+        });
+        id
+    }
+
+    fn nth_worker(&self, number: u16) -> Option<WorkerId> {
+        if self.workers.is_empty() {
+            return None;
+        }
+        self.workers
+            .keys()
+            .nth(usize::from(number) % self.workers.len())
+            .copied()
+    }
+
+    pub fn disconnect(&mut self, number: u16) {
+        let Some(id) = self.nth_worker(number) else { return };
+        let worker = self.workers.get_mut(&id).expect("known");
+        if std::mem::replace(&mut worker.connected, false) {
+            self.apply(Event::WorkerDisconnected { worker: id });
+        }
+    }
+
+    pub fn reconnect(&mut self, id: WorkerId) {
+        let worker = self.workers.get_mut(&id).expect("known");
+        if worker.connected {
+            return;
+        }
+        worker.connected = true;
+        let held = worker
+            .has
+            .iter()
+            .map(|(attempt, had)| HeldAttempt {
+                attempt: *attempt,
+                started: had.started,
+                completed: had.completion.is_some(),
+            })
+            .collect();
+        let spec = Box::new(worker.spec.clone());
+        self.apply(Event::WorkerConnected {
+            worker: id,
+            spec,
+            held,
+        });
+        let completions: Vec<Event> = self.workers[&id]
+            .has
+            .values()
+            .filter_map(|had| had.completion.clone())
+            .collect();
+        for completion in completions {
+            self.apply(completion);
+        }
+    }
+
+    pub fn kill(&mut self, number: u16) {
+        let Some(id) = self.nth_worker(number) else { return };
+        self.workers.remove(&id);
+        self.apply(Event::WorkerGone { worker: id });
+    }
+
+    pub fn heartbeat(&mut self, id: WorkerId) {
+        if self.workers[&id].connected {
+            let attempts = self.workers[&id].has.keys().copied().collect();
+            self.apply(Event::WorkerHeartbeat { worker: id, attempts });
+        }
+    }
+
+    pub fn submit_job(&mut self, shape: u16) -> JobId {
+        let uid = format!("job-{}", self.next_job);
+        self.next_job += 1;
+        let mut spec = mk_job(&uid, ["a", "b", "c"][usize::from(shape) % 3]);
+        spec.policy.priority = i32::from(shape % 2);
+        spec.policy.max_workers = (shape.is_multiple_of(5)).then_some(1 + u32::from(shape % 3));
+        let leaf = needs(Lane::Device, DeviceClass::Cpu, 1 + u64::from(shape % 2), 0);
+        let mut tasks = Vec::new();
+        let segments = 1 + usize::from(shape % 7);
+        for segment in 0..segments {
+            let mut task = mk_task(&format!("prove-{segment}"), leaf.clone());
+            task.inputs = vec!["program".into()];
+            task.outputs = vec![format!("receipt-{segment}").into()];
+            if shape.is_multiple_of(4) {
+                task.cache_key = Some(format!("key-{}-{segment}", shape % 8).into());
+            }
+            if segment > 0 && shape % 3 == 1 {
+                task.depends_on = vec![format!("prove-{}", segment - 1).into()];
+            }
+            tasks.push(task);
+        }
+        let mut join = mk_task("join-0", needs(Lane::Device, DeviceClass::Cpu, 1, 0));
+        join.inputs = (0..segments)
+            .map(|segment| format!("receipt-{segment}").into())
+            .collect();
+        join.outputs = vec!["proof".into()];
+        tasks.push(join);
+        let mut verify = mk_task("verify-0", needs(Lane::Device, DeviceClass::Cpu, 1, 0));
+        verify.depends_on = vec!["join-0".into()];
+        verify.inputs = vec!["proof".into()];
+        verify.concludes_job = true;
+        tasks.push(verify);
+        self.apply(Event::JobSubmitted(Box::new(spec)));
+        let job = self.state.job_by_uid(&uid).expect("the job was taken");
+        self.roots.insert(self.state.job(job).expect("known").root);
+        self.plans.insert(job, Plan { tasks });
+        job
+    }
+
+    pub fn nth_job(&self, number: u16) -> Option<JobId> {
+        if self.plans.is_empty() {
+            return None;
+        }
+        self.plans
+            .keys()
+            .nth(usize::from(number) % self.plans.len())
+            .copied()
+    }
+
+    pub fn call(&mut self) -> CallId {
+        self.next_call += 1;
+        CallId(self.next_call)
+    }
+
+    /// Lets one attempt go on by one step. `fate` decides how it ends; below 200 it goes well.
+    pub fn step(&mut self, id: WorkerId, nth: u16, fate: u8) {
+        let worker = &self.workers[&id];
+        if worker.has.is_empty() {
+            return;
+        }
+        let (attempt, had) = worker
+            .has
+            .iter()
+            .nth(usize::from(nth) % worker.has.len())
+            .map(|(id, had)| (*id, had.clone()))
+            .expect("one");
+        if had.completion.is_some() {
+            return;
+        }
+        if had.stop || (had.recall && !had.started) {
+            if worker.connected {
+                self.workers.get_mut(&id).expect("known").has.remove(&attempt);
+                self.report(
+                    id,
+                    attempt,
+                    if had.stop && !had.recall {
+                        Event::AttemptStopped { attempt }
+                    } else {
+                        Event::RecallAnswered {
+                            attempt,
+                            given_back: true,
+                        }
+                    },
+                );
+            }
+            return;
+        }
+        if had.recall {
+            self.workers
+                .get_mut(&id)
+                .expect("known")
+                .has
+                .get_mut(&attempt)
+                .expect("one")
+                .recall = false;
+            if worker_connected(&self.workers, id) {
+                self.apply(Event::RecallAnswered {
+                    attempt,
+                    given_back: false,
+                });
+            }
+            return;
+        }
+        if !had.started {
+            if self.may_start(id, attempt, &had) {
+                self.workers
+                    .get_mut(&id)
+                    .expect("known")
+                    .has
+                    .get_mut(&attempt)
+                    .expect("one")
+                    .started = true;
+                if worker_connected(&self.workers, id) {
+                    self.apply(Event::AttemptStarted { attempt });
+                }
+            }
+            return;
+        }
+        self.end(id, attempt, &had, fate);
+    }
+
+    /// A device starts what it was given in the order in which it was given, whenever it has a slot.
+    fn may_start(&self, id: WorkerId, attempt: AttemptId, had: &Had) -> bool {
+        let worker = &self.workers[&id];
+        let Some(device) = had.device else { return true };
+        let slots = usize::from(worker.spec.devices[usize::from(device)].slots);
+        let busy = worker
+            .has
+            .values()
+            .filter(|other| other.started && other.completion.is_none() && other.device == Some(device));
+        let first = worker
+            .has
+            .iter()
+            .find(|(_, other)| !other.started && other.device == Some(device));
+        busy.count() < slots && first.is_some_and(|(first, _)| *first == attempt)
+    }
+
+    fn end(&mut self, id: WorkerId, attempt: AttemptId, had: &Had, fate: u8) {
+        let is_root = self.roots.contains(&had.task);
+        if is_root && fate < 200 && worker_connected(&self.workers, id) {
+            // A planner submits what it has planned; again does no harm.
+            let tasks = self.plans[&had.job].tasks.clone();
+            let call = self.call();
+            let half = tasks.len() / 2;
+            self.apply(Event::TasksSubmitted {
+                call,
+                attempt,
+                tasks: tasks[..half].to_vec(),
+            });
+            let call = self.call();
+            self.apply(Event::TasksSubmitted { call, attempt, tasks });
+        } else if is_root && fate < 200 {
+            return;
+        }
+        let usage = Usage {
+            device_time: Milliseconds(0),
+            energy_millijoules: 5,
+        };
+        let class = match fate {
+            0..200 => None,
+            200..210 => Some(FailureClass::Retryable),
+            210..220 => Some(FailureClass::ChildCrashed),
+            220..228 => Some(FailureClass::OutOfMemory),
+            228..236 => Some(FailureClass::ChildOutOfMemory),
+            236..246 => Some(FailureClass::WorkerLost),
+            246..250 => Some(FailureClass::Artifact),
+            250..252 => Some(FailureClass::Fatal),
+            _ => Some(FailureClass::ChildHung),
+        };
+        let event = match class {
+            Some(class) => Event::AttemptFailed {
+                attempt,
+                class,
+                reason: "Broken".into(),
+                message: "it broke".into(),
+                usage,
+            },
+            None => {
+                let outputs = self
+                    .state
+                    .task(had.task)
+                    .map(|task| task.spec.outputs.clone())
+                    .unwrap_or_default();
+                Event::AttemptSucceeded {
+                    attempt,
+                    outputs: outputs
+                        .into_iter()
+                        .map(|name| {
+                            let binding = mk_binding(&format!("{attempt}/{name}"));
+                            (name, binding)
+                        })
+                        .collect(),
+                    result: Arc::from([1u8]),
+                    usage,
+                }
+            }
+        };
+        let worker = self.workers.get_mut(&id).expect("known");
+        if worker.connected {
+            if class.is_some() {
+                worker.has.remove(&attempt);
+            } else if let Some(had) = worker.has.get_mut(&attempt) {
+                had.completion = Some(event.clone());
+            }
+            self.report(id, attempt, event);
+        } else if let Some(had) = worker.has.get_mut(&attempt) {
+            had.completion = Some(event);
+        }
+    }
+
+    fn report(&mut self, _worker: WorkerId, _attempt: AttemptId, event: Event) {
+        self.last_report = Some(event.clone());
+        self.apply(event);
+    }
+
+    pub fn repeat_last_report(&mut self) {
+        if let Some(event) = self.last_report.clone() {
+            self.apply(event);
+        }
+    }
+
+    /// One random thing.
+    pub fn random(&mut self, operation: u8, number: u16, fate: u8) {
+        match operation % 20 {
+            0 => {
+                self.now += u64::from(number % 4_000);
+                self.apply(Event::Tick);
+            }
+            1 | 2 => {
+                if self.plans.len() < 12 {
+                    self.submit_job(number);
+                }
+            }
+            3 => {
+                if self.workers.len() < 6 {
+                    let slots = 1 + number % 3;
+                    let devices: Vec<_> = (0..1 + number % 2)
+                        .map(|_| (DeviceClass::Cpu, 0, slots))
+                        .collect();
+                    self.add_worker(mk_worker(3 + u64::from(number % 6), &devices));
+                }
+            }
+            4 => self.disconnect(number),
+            5 => {
+                if let Some(id) = self.nth_worker(number) {
+                    self.reconnect(id);
+                }
+            }
+            6 => {
+                if fate < 60 {
+                    self.kill(number);
+                }
+            }
+            7 => {
+                if let Some(id) = self.nth_worker(number) {
+                    self.heartbeat(id);
+                }
+            }
+            8 => self.repeat_last_report(),
+            9 => self.change_job(number, fate),
+            10 => {
+                if let Some(id) = self.nth_worker(number).filter(|_| fate < 40) {
+                    if worker_connected(&self.workers, id) {
+                        self.apply(Event::WorkerDraining { worker: id });
+                    }
+                }
+            }
+            11 => {
+                if let Some(worker) = self
+                    .nth_worker(number)
+                    .filter(|id| worker_connected(&self.workers, *id))
+                {
+                    self.apply(Event::DeviceChanged {
+                        worker,
+                        device: DeviceIndex(0),
+                        usable: fate > 60,
+                    });
+                }
+            }
+            _ => {
+                if let Some(id) = self.nth_worker(number) {
+                    self.step(id, number / 7, fate);
+                }
+            }
+        }
+    }
+
+    fn change_job(&mut self, number: u16, fate: u8) {
+        let Some(job) = self.nth_job(number) else { return };
+        let Some(view) = self.state.job(job) else { return };
+        let mut policy = view.policy;
+        match fate % 4 {
+            0 if fate < 40 => self.apply(Event::JobCancelled { job }),
+            1 => {
+                policy.suspended = !policy.suspended;
+                self.apply(Event::JobPolicyChanged { job, policy });
+            }
+            2 => {
+                policy.max_workers = if fate < 128 { Some(1) } else { None };
+                policy.priority = i32::from(fate % 3);
+                self.apply(Event::JobPolicyChanged { job, policy });
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything works again: all jobs must end within a bounded number of rounds.
+    pub fn heal_and_finish(&mut self) {
+        self.add_worker(mk_worker(16, &[(DeviceClass::Cpu, 0, 2)]));
+        self.add_worker(mk_worker(16, &[(DeviceClass::Cpu, 0, 1)]));
+        let jobs: Vec<JobId> = self.plans.keys().copied().collect();
+        for job in &jobs {
+            if let Some(view) = self.state.job(*job)
+                && view.policy.suspended
+            {
+                let mut policy = view.policy;
+                policy.suspended = false;
+                self.apply(Event::JobPolicyChanged { job: *job, policy });
+            }
+        }
+        for _ in 0..3_000 {
+            let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+            for id in ids {
+                self.reconnect(id);
+                self.heartbeat(id);
+                for nth in 0..self.workers[&id].has.len() as u16 {
+                    self.step(id, nth, 0);
+                }
+            }
+            self.now += 700;
+            self.apply(Event::Tick);
+            if jobs
+                .iter()
+                .all(|job| self.state.job(*job).is_none_or(|job| is_over(job.phase)))
+            {
+                return;
+            }
+        }
+        let left: Vec<_> = jobs
+            .iter()
+            .filter_map(|job| self.state.job(*job))
+            .filter(|job| !is_over(job.phase))
+            .map(|job| {
+                let tasks: Vec<_> = self
+                    .state
+                    .tasks(job.job)
+                    .map(|t| (t.spec.request_id.clone(), t.state))
+                    .collect();
+                (job.job, job.phase.clone(), tasks)
+            })
+            .collect();
+        let workers: Vec<_> = self.state.workers().collect();
+        panic!("jobs did not end: {left:#?} {workers:#?}");
+    }
+
+    /// Forgets all jobs and checks that nothing of them is left.
+    pub fn forget_all(&mut self) {
+        let jobs: Vec<JobId> = self.plans.keys().copied().collect();
+        for job in jobs {
+            self.apply(Event::JobForgotten { job });
+        }
+        for _ in 0..50 {
+            let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+            for id in ids {
+                for nth in 0..self.workers[&id].has.len() as u16 {
+                    self.step(id, nth, 0);
+                }
+            }
+        }
+        assert_eq!(self.state.jobs().count(), 0, "a forgotten job is gone");
+    }
+
+    /// The same events make the same actions.
+    pub fn assert_deterministic(&self, limits: Limits) {
+        let mut again = State::new(limits);
+        let mut actions = Vec::new();
+        for (event, at) in &self.log {
+            again.apply(event.clone(), *at, &mut actions);
+        }
+        assert!(actions == self.actions, "the same events make the same actions");
+    }
+
+    /// What was deleted was bound, was no source and was not retained, and each binding went once.
+    pub fn assert_deletions(&self) {
+        let mut keys = BTreeSet::new();
+        for action in &self.actions {
+            if let Action::DeleteArtifact { name, binding, .. } = action {
+                assert!(
+                    &**name != "program" && &**name != "proof",
+                    "sources and retained artifacts stay"
+                );
+                assert!(keys.insert(binding.key.clone()), "bytes are deleted once");
+            }
+        }
+    }
+}
+
+fn worker_connected(workers: &BTreeMap<WorkerId, SimWorker>, id: WorkerId) -> bool {
+    workers.get(&id).is_some_and(|worker| worker.connected)
+}
+
+pub fn is_over(phase: &JobPhase) -> bool {
+    matches!(
+        phase,
+        JobPhase::Succeeded | JobPhase::Failed { .. } | JobPhase::Cancelled
+    )
+}
