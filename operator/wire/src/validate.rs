@@ -481,3 +481,6 @@ impl Validate for CoordinatorMessage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

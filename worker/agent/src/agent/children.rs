@@ -27,6 +27,9 @@ use crate::usage::SharedClock;
 /// Id of the slot of the control lane, for children and logs; on the wire it is empty.
 const CONTROL: &str = "control";
 
+/// Reason of a device that is usable again.
+pub(super) const USABLE_AGAIN: &str = "its backend process runs again";
+
 /// A child that is ready.
 #[derive(Debug)]
 pub(super) struct ReadyChild {
@@ -44,6 +47,8 @@ pub(super) struct Slot {
     pub(super) clock: SharedClock,
     /// Why it takes no attempts.
     pub(super) unusable: Option<String>,
+    /// It was unusable at some time: a coordinator may not have heard that it is usable again.
+    pub(super) was_unusable: bool,
     pub(super) supervisor: Option<JoinHandle<()>>,
     pub(super) kill: Option<mpsc::Sender<Killed>>,
     /// Its child has been ready or given up at least once.
@@ -65,6 +70,7 @@ impl Slot {
             in_child: BTreeSet::new(),
             clock: SharedClock::default(),
             unusable: None,
+            was_unusable: false,
             supervisor: None,
             kill: None,
             settled: false,
@@ -223,11 +229,10 @@ impl Agent {
         let told = was_unusable && !slot.is_control();
         self.metrics.device_usable.with_label_values(&[&device_id]).set(1);
         if told {
-            let reason = "its backend process runs again".to_owned();
             self.send(DeviceChanged {
                 device_id,
                 usable: true,
-                reason,
+                reason: USABLE_AGAIN.to_owned(),
             });
         }
         self.start_what_can(index);
@@ -241,6 +246,7 @@ impl Agent {
         slot.settled = true;
         slot.child = None;
         slot.unusable = Some(prover_wire::limits::cut_text(&problem));
+        slot.was_unusable = true;
         self.metrics.device_usable.with_label_values(&[&device_id]).set(0);
         if told {
             let reason = prover_wire::limits::cut_text(&problem);

@@ -12,6 +12,7 @@ use prover_wire::protocol::{
 use tokio_util::sync::CancellationToken;
 
 use super::Agent;
+use super::children::USABLE_AGAIN;
 use crate::attempt::{Attempt, Stage};
 use crate::event::Outgoing;
 use crate::usage::Share;
@@ -76,17 +77,17 @@ impl Agent {
                 messages.push((**report).clone());
             }
         }
-        for slot in &self.slots {
-            if let Some(reason) = slot.unusable.clone().filter(|_| !slot.is_control()) {
-                messages.push(
-                    DeviceChanged {
-                        device_id: slot.device.id.clone(),
-                        usable: false,
-                        reason,
-                    }
-                    .into(),
-                );
-            }
+        for slot in self
+            .slots
+            .iter()
+            .filter(|slot| slot.was_unusable && !slot.is_control())
+        {
+            let change = DeviceChanged {
+                device_id: slot.device.id.clone(),
+                usable: slot.unusable.is_none(),
+                reason: slot.unusable.clone().unwrap_or_else(|| USABLE_AGAIN.to_owned()),
+            };
+            messages.push(change.into());
         }
         messages.extend(self.calls.again().into_iter().map(WorkerMessage::from));
         for message in messages {

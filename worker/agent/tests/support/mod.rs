@@ -378,7 +378,7 @@ impl Bench {
         let coordinator = Coordinator::start().await;
         let token_file = folder.path().join("token");
         std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-        let program = backend_program("prover-agent-test-backend");
+        let program = backend_program(concat!(env!("CARGO_PKG_NAME"), "-test-backend"));
         let config = AgentConfig {
             coordinator: coordinator.address.clone(),
             token_file,
