@@ -1,4 +1,5 @@
-// Computes a Fibonacci number the long way, so that the cost grows with n: six cycles for each step.
+// Computes a Fibonacci number the long way, so that the cost grows with n: about five cycles for each
+// step.
 //
 // Input:   n, as 8 bytes (or 4) little-endian.
 // Journal: n as 8 bytes little-endian, then F(n) modulo 2^64 as 8 bytes little-endian; F(0) = 0, F(1) = 1.
@@ -19,10 +20,18 @@ void guest_main(void) {
   }
   u64 current = 0;
   u64 next = 1;
-  for (u64 i = 0; i < n; i++) {
-    u64 sum = current + next;
+  u64 left = n;
+  while (left >= 2) {
+    // Two steps at once need no third number, and a counter of one word is cheaper than one of two.
+    u32 pairs = left >= 0x80000000 ? 0x40000000 : (u32)left / 2;
+    left -= (u64)pairs * 2;
+    for (; pairs > 0; pairs--) {
+      current += next;
+      next += current;
+    }
+  }
+  if (left == 1) {
     current = next;
-    next = sum;
   }
   commit(&n, sizeof n);
   commit(&current, sizeof current);

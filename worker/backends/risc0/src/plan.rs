@@ -88,7 +88,9 @@ async fn prepare(attempt: &Attempt, plan: &JobPlan) -> Result<Prepared, TaskErro
         memory_bytes: memory_of_smallest(plan),
     })
     .map_err(|error| match error {
-        SizeError::OutOfRange { .. } => TaskError::invalid_input(error.category(), error.to_string()),
+        SizeError::OutOfRange { .. } | SizeError::Wasteful => {
+            TaskError::invalid_input(error.category(), error.to_string())
+        }
         SizeError::NothingSmaller { .. } => TaskError::fatal(error.category(), error.to_string()),
     })?;
     let assumptions = read_assumptions(attempt, plan, kind).await?;

@@ -33,8 +33,8 @@ pub fn missing_features() -> Vec<&'static str> {
 #[must_use]
 pub fn complaint(missing: &[&str]) -> String {
     format!(
-        "this program was compiled for processors with {}, which this one does not have. Build it for the baseline: \
-         make backend-risc0 RISC0_TARGET_CPU=x86-64",
+        "this program was compiled for processors with {}, which this one does not have. Build it for all: \
+         PROVER_CPU=x86-64 make backend-risc0",
         missing.join(", ")
     )
 }

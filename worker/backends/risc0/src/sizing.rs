@@ -6,6 +6,11 @@
 /// Smallest segment that RISC Zero can lift.
 pub const MIN_SEGMENT_PO2: u32 = 14;
 
+/// A size that can be proved but makes no sense: the executor keeps 25,000 cycles of each segment of 2^15 and more
+/// free for the longest instruction, which leaves a quarter of this one. (At 2^14 it allows for short instructions
+/// only and keeps 2,000 free.) A program of one segment at 2^16 makes 40 of them.
+const WASTEFUL_PO2: u32 = 15;
+
 /// Largest segment that RISC Zero's default verifier accepts (`risc0_zkvm::DEFAULT_MAX_PO2`).
 pub const MAX_SEGMENT_PO2: u32 = 22;
 
@@ -107,7 +112,7 @@ pub fn recursion_seconds(cores: usize) -> f64 {
 pub struct SizeRequest {
     /// From the manifest; 0: automatic.
     pub asked: u32,
-    /// Powers of two to go down, because a segment did not fit.
+    /// Sizes to go down, because a segment did not fit.
     pub reduction: u32,
     /// Memory of the smallest worker: VRAM where the device is a GPU.
     pub memory_bytes: u64,
@@ -124,6 +129,12 @@ pub enum SizeError {
         /// What was asked for.
         asked: u32,
     },
+    /// The manifest asks for a size that makes many times as many segments as its neighbours.
+    #[error(
+        "spec.segmentPo2 is {WASTEFUL_PO2}, at which RISC Zero keeps three quarters of each segment free for its \
+         longest instruction, so that a program is cut into several times as many segments. Take 14 or 16"
+    )]
+    Wasteful,
     /// Memory ran out at the smallest size too.
     #[error(
         "proving ran out of memory, and segments can't be made smaller than 2^{MIN_SEGMENT_PO2} cycles. Give the workers \
@@ -143,6 +154,7 @@ impl SizeError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::OutOfRange { .. } => "SegmentPo2OutOfRange",
+            Self::Wasteful => "SegmentPo2Wasteful",
             Self::NothingSmaller { .. } => "OutOfMemoryAtSmallestSegment",
         }
     }
@@ -162,24 +174,27 @@ impl SizeError {
 /// and (in local mode) another worker live in the same memory. A job that should be spread over more workers than
 /// that makes segments for names a smaller size in its manifest.
 pub fn choose(request: SizeRequest) -> Result<u32, SizeError> {
-    let chosen = if request.asked != 0 {
-        if !(MIN_SEGMENT_PO2..=MAX_SEGMENT_PO2).contains(&request.asked) {
-            return Err(SizeError::OutOfRange { asked: request.asked });
-        }
-        request.asked
-    } else {
-        (MIN_SEGMENT_PO2..=LARGEST_AUTOMATIC_PO2)
-            .rev()
+    let chosen = match request.asked {
+        0 => sizes_up_to(LARGEST_AUTOMATIC_PO2)
             .find(|po2| prove_bytes(*po2) <= request.memory_bytes / 2)
-            .unwrap_or(MIN_SEGMENT_PO2)
+            .unwrap_or(MIN_SEGMENT_PO2),
+        WASTEFUL_PO2 => return Err(SizeError::Wasteful),
+        asked if (MIN_SEGMENT_PO2..=MAX_SEGMENT_PO2).contains(&asked) => asked,
+        asked => return Err(SizeError::OutOfRange { asked }),
     };
-    chosen
-        .checked_sub(request.reduction)
-        .filter(|po2| *po2 >= MIN_SEGMENT_PO2)
+    sizes_up_to(chosen)
+        .nth(request.reduction as usize)
         .ok_or(SizeError::NothingSmaller {
             needed: prove_bytes(MIN_SEGMENT_PO2),
             recursion: RECURSION_BYTES,
         })
+}
+
+/// Sensible sizes, the largest first.
+fn sizes_up_to(largest: u32) -> impl Iterator<Item = u32> {
+    (MIN_SEGMENT_PO2..=largest)
+        .rev()
+        .filter(|po2| *po2 != WASTEFUL_PO2)
 }
 
 #[cfg(test)]
@@ -200,7 +215,7 @@ mod tests {
             .into_iter()
             .map(automatic)
             .collect();
-        assert_eq!(sizes, [14, 15, 16, 17, 18, 19, 20, 20, 20]);
+        assert_eq!(sizes, [14, 14, 16, 17, 18, 19, 20, 20, 20]);
     }
 
     #[test]
@@ -222,6 +237,7 @@ mod tests {
             })
         };
         assert_eq!(asked(17), Ok(17));
+        assert_eq!(asked(15), Err(SizeError::Wasteful));
         assert_eq!(asked(13), Err(SizeError::OutOfRange { asked: 13 }));
         assert_eq!(asked(23), Err(SizeError::OutOfRange { asked: 23 }));
     }
@@ -235,9 +251,9 @@ mod tests {
                 memory_bytes: 0,
             })
         };
-        assert_eq!(reduced(2), Ok(14));
+        assert_eq!((reduced(0), reduced(1)), (Ok(16), Ok(14)));
         assert_eq!(
-            reduced(3).map_err(|error| error.category()),
+            reduced(2).map_err(|error| error.category()),
             Err("OutOfMemoryAtSmallestSegment")
         );
         assert!(

@@ -37,7 +37,7 @@ fn fibonacci_commits_n_and_its_number() {
 fn fibonacci_costs_more_for_more() {
     let run = run_with(
         &program("fibonacci"),
-        &30_000_u64.to_le_bytes(),
+        &20_000_u64.to_le_bytes(),
         &Options {
             po2: 16,
             ..Options::default()
@@ -295,4 +295,19 @@ fn a_receipt_that_the_job_does_not_name_is_missing() {
     let error = failure("composes", &[5; 40]);
     assert_eq!(error.category(), "AssumptionMissing");
     assert!(error.to_string().contains("spec.assumptions"), "{error}");
+}
+
+#[test]
+fn a_size_that_is_never_chosen_would_make_many_times_as_many_segments() {
+    let segments = |po2| {
+        let options = Options {
+            po2,
+            ..Options::default()
+        };
+        run_with(&program("fibonacci"), &10_u64.to_le_bytes(), &options)
+            .expect("runs")
+            .segments
+            .len()
+    };
+    assert!(segments(16) == 1 && segments(14) < 4 && segments(15) > 10);
 }

@@ -117,7 +117,7 @@ fn receipts_hold_for_their_program_and_journal_and_for_nothing_else() {
     let assumptions = [prover::read_assumption(&succinct).expect("an assumption")];
     let options = Options {
         assumptions: &assumptions,
-        po2: 15,
+        po2: 16,
         ..Options::default()
     };
     let input = [image_id.as_bytes(), &journal].concat();
