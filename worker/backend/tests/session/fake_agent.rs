@@ -87,12 +87,17 @@ impl Session {
 
     /// The next event that is not a pulse.
     pub(crate) async fn event(&mut self) -> backend_event::Event {
-        loop {
-            let event = self.any_event().await.expect("an event");
-            if !matches!(event, backend_event::Event::Pulse(_)) {
-                return event;
+        let event = async {
+            loop {
+                let event = self.any_event().await.expect("an event");
+                if !matches!(event, backend_event::Event::Pulse(_)) {
+                    return event;
+                }
             }
-        }
+        };
+        tokio::time::timeout(PATIENCE, event)
+            .await
+            .expect("an event besides pulses in time")
     }
 
     /// The next event; `None` when the backend has gone.

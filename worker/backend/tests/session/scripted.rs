@@ -155,8 +155,9 @@ impl Backend for Scripted {
                 let _ = attempt.submit_tasks(vec![task("a")]).await;
                 Ok(Completed::default())
             }
-            "in flight" => {
-                let mut in_flight = InFlight::new(attempt.clone(), 4);
+            script if script.starts_with("in flight ") => {
+                let limit = script["in flight ".len()..].parse().expect("a number");
+                let mut in_flight = InFlight::new(attempt.clone(), limit);
                 for number in 0..100 {
                     in_flight.submit(vec![task(&format!("task-{number}"))]).await?;
                 }

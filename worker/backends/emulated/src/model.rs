@@ -243,6 +243,29 @@ impl Model {
         {
             return Err(format!("segmentsPerSecond is {pace}, and must be larger than 0"));
         }
+        self.check_durations()?;
+        self.check_sizes()?;
+        if self.failures.len() > MAX_FAILURES {
+            return Err(format!(
+                "failures has {} elements, and at most {MAX_FAILURES} are allowed",
+                self.failures.len()
+            ));
+        }
+        match self
+            .failures
+            .iter()
+            .find(|failure| !TASKS.contains(&failure.task.as_str()))
+        {
+            Some(failure) => Err(format!(
+                "failures: task {:?} is none of {}",
+                failure.task,
+                TASKS.join(", ")
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_durations(&self) -> Result<(), String> {
         let Durations {
             prove,
             lift,
@@ -270,6 +293,10 @@ impl Model {
                 ));
             }
         }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
         let Sizes {
             segment,
             receipt,
@@ -288,24 +315,7 @@ impl Model {
                 ));
             }
         }
-        if self.failures.len() > MAX_FAILURES {
-            return Err(format!(
-                "failures has {} elements, and at most {MAX_FAILURES} are allowed",
-                self.failures.len()
-            ));
-        }
-        match self
-            .failures
-            .iter()
-            .find(|failure| !TASKS.contains(&failure.task.as_str()))
-        {
-            Some(failure) => Err(format!(
-                "failures: task {:?} is none of {}",
-                failure.task,
-                TASKS.join(", ")
-            )),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
