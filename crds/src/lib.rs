@@ -7,6 +7,10 @@
     unreachable_pub,
     reason = "KubeSchema copies each type, pub included, into a function body"
 )]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat their keys; clippy takes them for one list"
+)]
 
 pub mod conditions;
 mod crd;

@@ -71,3 +71,39 @@ fn write(directory: &Path, files: &[GeneratedFile]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_files_pass_the_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = generated_files();
+        write(folder.path(), &files).unwrap();
+        assert_eq!(check(folder.path(), &files), Ok(()));
+    }
+
+    #[test]
+    fn a_stale_file_is_told_with_the_command_that_renews_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = generated_files();
+        write(folder.path(), &files).unwrap();
+        fs::write(folder.path().join("proofjob.yaml"), "kind: Other\n").unwrap();
+        let message = check(folder.path(), &files).unwrap_err();
+        assert!(
+            message.contains("proofjob.yaml") && message.contains("run `make crds`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = check(folder.path(), &generated_files()).unwrap_err();
+        assert!(
+            message.starts_with("could not read") && message.contains("provercluster.yaml"),
+            "{message}"
+        );
+    }
+}

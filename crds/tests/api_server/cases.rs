@@ -228,7 +228,7 @@ pub(crate) fn prover_clusters() -> Vec<Case> {
         cluster("scaling of the default mode", &[("workerGroups/0/scaling", json!({ "maxReplicas": 10 }))], Accepted),
 
         cluster("a group of a backend that is not there", &[("workerGroups/0/backend", json!("sp1"))], Rule(rules::GROUPS_NAME_A_BACKEND)),
-        cluster("replicas and scaling", &[("workerGroups/0/replicas", json!(1)), ("workerGroups/0/scaling", scaling.clone())], Rule(rules::REPLICAS_OR_SCALING)),
+        cluster("replicas and scaling", &[("workerGroups/0/replicas", json!(1)), ("workerGroups/0/scaling", scaling)], Rule(rules::REPLICAS_OR_SCALING)),
         cluster("no device", &[("workerGroups/0/device", json!({}))], Rule(rules::CPU_OR_GPU)),
         cluster("two kinds of device", &[("workerGroups/0/device", json!({ "cpu": {}, "gpu": {} }))], Rule(rules::CPU_OR_GPU)),
         cluster("a claim and a resource", &[("workerGroups/0/device", json!({ "gpu": { "resourceClaimTemplateName": "a", "resourceName": "nvidia.com/gpu" } }))], Rule(rules::CLAIM_INSTEAD_OF_RESOURCE)),
