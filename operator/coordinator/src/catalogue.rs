@@ -253,3 +253,159 @@ impl Catalogue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_told(version: &str, kinds: &[&str]) -> protocol::BackendDescription {
+        let resources = protocol::Resources {
+            device_class: protocol::DeviceClass::Gpu.into(),
+            host_memory_bytes: 7,
+            vram_bytes: 9,
+        };
+        let task_type = |name: &str, lane: protocol::Lane, cacheable| protocol::TaskType {
+            name: name.to_owned(),
+            stage: "Stage".to_owned(),
+            stage_order: 1,
+            cacheable,
+            verifies: name == "verify",
+            lane: lane.into(),
+        };
+        let offer = |kind: &&str| protocol::ProofOffer {
+            system: "risc0".to_owned(),
+            kind: (*kind).to_owned(),
+            root_task_type: "plan".to_owned(),
+            parent_chain: vec![resources],
+            largest_leaf: Some(resources),
+        };
+        protocol::BackendDescription {
+            name: "made-up".to_owned(),
+            version: version.to_owned(),
+            attempts_at_once: 1,
+            proofs: kinds.iter().map(offer).collect(),
+            task_types: vec![
+                task_type("plan", protocol::Lane::Control, false),
+                task_type("prove", protocol::Lane::Device, true),
+                task_type("verify", protocol::Lane::Device, false),
+            ],
+            hang_after_ms: 0,
+            emulated: false,
+        }
+    }
+
+    fn mk_backend(version: &str, kinds: &[&str]) -> Arc<Backend> {
+        let told = mk_told(version, kinds);
+        let description = wire::BackendDescription {
+            name: told.name.clone(),
+            version: told.version.clone(),
+            encoded: told.encode_to_vec(),
+        };
+        Arc::new(Backend::from_wire(&description).unwrap())
+    }
+
+    fn mk_submission() -> protocol::TaskSubmission {
+        protocol::TaskSubmission {
+            request_id: "one".to_owned(),
+            task_type: "prove".to_owned(),
+            resources: Some(protocol::Resources {
+                device_class: protocol::DeviceClass::Gpu.into(),
+                host_memory_bytes: 7,
+                vram_bytes: 9,
+            }),
+            depends_on: vec!["zero".to_owned()],
+            inputs: vec!["in".to_owned()],
+            outputs: vec!["out".to_owned()],
+            parameters: vec![1, 2],
+            cache_key: "key".to_owned(),
+            estimated_device_seconds: 1.5,
+            concludes_job: false,
+            marker: false,
+        }
+    }
+
+    #[test]
+    fn a_submitted_task_gets_the_lane_of_its_type_and_the_version_of_its_backend() {
+        let backend = mk_backend("1", &["Succinct"]);
+        let task = backend.task(mk_submission());
+        assert_eq!(task.requirements.lane, Lane::Device);
+        assert_eq!(task.requirements.device_class, DeviceClass::Gpu);
+        assert_eq!(
+            (task.requirements.host_memory_bytes, task.requirements.vram_bytes),
+            (7, 9)
+        );
+        assert_eq!(task.requirements.backend, backend.version);
+        assert_eq!(task.estimated_device_time, Some(Milliseconds(1_500)));
+        assert_eq!(task.cache_key.as_deref(), Some("key"));
+        let planner = protocol::TaskSubmission {
+            task_type: "plan".to_owned(),
+            ..mk_submission()
+        };
+        assert_eq!(backend.task(planner).requirements.lane, Lane::Control);
+    }
+
+    #[test]
+    fn only_cacheable_types_keep_their_cache_key_and_markers_never_do() {
+        let backend = mk_backend("1", &["Succinct"]);
+        let verify = protocol::TaskSubmission {
+            task_type: "verify".to_owned(),
+            ..mk_submission()
+        };
+        assert_eq!(backend.task(verify).cache_key, None);
+        let marker = protocol::TaskSubmission {
+            marker: true,
+            ..mk_submission()
+        };
+        assert_eq!(backend.task(marker).cache_key, None);
+    }
+
+    #[test]
+    fn estimates_without_sense_are_no_estimates() {
+        let backend = mk_backend("1", &["Succinct"]);
+        for estimated_device_seconds in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let task = backend.task(protocol::TaskSubmission {
+                estimated_device_seconds,
+                ..mk_submission()
+            });
+            assert_eq!(task.estimated_device_time, None, "{estimated_device_seconds}");
+        }
+    }
+
+    #[test]
+    fn a_job_goes_to_the_backend_with_the_most_workers_and_of_equals_to_the_newest() {
+        let mut catalogue = Catalogue::default();
+        assert_eq!(catalogue.choose("risc0", "Succinct"), Choice::NobodyYet);
+        let (old, new) = (mk_backend("1", &["Succinct"]), mk_backend("2", &["Succinct"]));
+        catalogue.add(WorkerId(1), &old);
+        catalogue.add(WorkerId(2), &new);
+        assert_eq!(
+            catalogue.choose("risc0", "Succinct"),
+            Choice::Backend(new.clone())
+        );
+        catalogue.add(WorkerId(3), &old);
+        assert_eq!(
+            catalogue.choose("risc0", "Succinct"),
+            Choice::Backend(old.clone())
+        );
+        assert_eq!(
+            catalogue.workers(&old.version).collect::<Vec<_>>(),
+            [WorkerId(1), WorkerId(3)]
+        );
+        catalogue.remove(WorkerId(1));
+        catalogue.remove(WorkerId(3));
+        assert_eq!(catalogue.choose("risc0", "Succinct"), Choice::Backend(new));
+    }
+
+    #[test]
+    fn a_system_that_is_made_in_other_kinds_only_is_told_from_one_that_nobody_makes() {
+        let mut catalogue = Catalogue::default();
+        let backend = mk_backend("1", &["Composite", "Succinct"]);
+        catalogue.add(WorkerId(1), &backend);
+        assert_eq!(
+            catalogue.choose("risc0", "Groth16"),
+            Choice::KindNotOffered(backend.clone())
+        );
+        assert_eq!(catalogue.choose("sp1", "Groth16"), Choice::NobodyYet);
+        assert_eq!(backend.kinds("risc0"), "Composite, Succinct");
+    }
+}

@@ -191,7 +191,7 @@ pub(crate) fn report(
         Message::DeviceChanged(change) => {
             let index = devices.iter().position(|id| **id == *change.device_id);
             let index = index.and_then(|index| u16::try_from(index).ok());
-            let device = index.ok_or_else(|| ConversionError::UnknownDevice(change.device_id))?;
+            let device = index.ok_or(ConversionError::UnknownDevice(change.device_id))?;
             Report::DeviceChanged {
                 device: DeviceIndex(device),
                 usable: change.usable,
@@ -448,5 +448,87 @@ mod tests {
     fn a_call_number_that_would_reach_into_another_workers_is_refused() {
         let message = call_id(WorkerId(1), 1 << 40).unwrap_err().to_string();
         assert!(message.contains("call.call_id"), "{message}");
+    }
+
+    #[test]
+    fn every_class_of_failure_keeps_its_meaning() {
+        let cases = [
+            (wire::FailureClass::Retryable, FailureClass::Retryable),
+            (wire::FailureClass::OutOfMemory, FailureClass::OutOfMemory),
+            (wire::FailureClass::Fatal, FailureClass::Fatal),
+            (wire::FailureClass::InvalidInput, FailureClass::InvalidInput),
+            (wire::FailureClass::Artifact, FailureClass::Artifact),
+            (wire::FailureClass::ChildCrashed, FailureClass::ChildCrashed),
+            (wire::FailureClass::ChildHung, FailureClass::ChildHung),
+            (
+                wire::FailureClass::ChildOutOfMemory,
+                FailureClass::ChildOutOfMemory,
+            ),
+            (wire::FailureClass::WorkerLeaving, FailureClass::WorkerLost),
+        ];
+        for (told, meant) in cases {
+            let message = wire::AttemptFailed {
+                attempt_id: 3,
+                class: told.into(),
+                reason: "Reason".to_owned(),
+                message: "words".to_owned(),
+                ..wire::AttemptFailed::default()
+            };
+            let Report::Failed {
+                event:
+                    Event::AttemptFailed {
+                        attempt,
+                        class,
+                        reason,
+                        message,
+                        ..
+                    },
+                ..
+            } = failure(message).unwrap()
+            else {
+                panic!("a failure became something else");
+            };
+            assert_eq!(
+                (attempt, class, &*reason, &*message),
+                (AttemptId(3), meant, "Reason", "words")
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_is_named_by_its_place_in_the_hello() {
+        let devices = ["gpu-0".into(), "gpu-1".into()];
+        let message = |device_id: &str| {
+            wire::worker_message::Message::DeviceChanged(wire::DeviceChanged {
+                device_id: device_id.to_owned(),
+                usable: false,
+                reason: "hot".to_owned(),
+            })
+        };
+        let told = report(WorkerId(1), &devices, message("gpu-1")).unwrap();
+        assert!(
+            matches!(
+                told,
+                Report::DeviceChanged {
+                    device: DeviceIndex(1),
+                    usable: false,
+                    ..
+                }
+            ),
+            "{told:?}"
+        );
+        let error = report(WorkerId(1), &devices, message("gpu-2")).unwrap_err();
+        assert_eq!(error.to_string(), "device \"gpu-2\" was not in the hello");
+    }
+
+    #[test]
+    fn a_report_that_can_not_be_decoded_is_refused_with_its_field() {
+        let message = wire::AttemptSucceeded {
+            attempt_id: 1,
+            proof: vec![0xff; 3],
+            ..wire::AttemptSucceeded::default()
+        };
+        let message = completion(message).unwrap_err().to_string();
+        assert!(message.starts_with("succeeded.proof is malformed"), "{message}");
     }
 }

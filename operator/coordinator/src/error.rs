@@ -109,9 +109,9 @@ pub enum AdmissionError {
         /// Its version.
         version: String,
         /// As asked for.
-        system: String,
+        system: &'static str,
         /// As asked for.
-        kind: String,
+        kind: &'static str,
         /// What may be asked for.
         offered: String,
     },

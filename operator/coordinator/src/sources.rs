@@ -115,7 +115,7 @@ pub enum SourceError {
         /// Path of the field.
         field: String,
         /// What the store said.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// Another job with the same uid was submitted with other bytes.
     #[error(
@@ -133,7 +133,7 @@ pub enum SourceError {
         /// Path of the field.
         field: String,
         /// What the store said.
-        source: StoreError,
+        source: Box<StoreError>,
     },
 }
 
@@ -165,20 +165,16 @@ impl SourceError {
             SourceError::MalformedBase64 { .. } | SourceError::NotOneSource { .. } => "InvalidSpec",
             SourceError::NotSupported { .. } => "SourceNotSupported",
             SourceError::WrongHash { .. } | SourceError::Changed { .. } => "SourceHashMismatch",
-            SourceError::Fetch {
-                source: StoreError::NotFound { .. },
-                ..
-            } => "SourceNotFound",
+            SourceError::Fetch { source, .. } if matches!(**source, StoreError::NotFound { .. }) => {
+                "SourceNotFound"
+            }
             SourceError::Fetch { .. } => "SourceUnreadable",
-            SourceError::Upload {
-                source: StoreError::StoreFull { .. },
-                ..
-            } => "StoreFull",
-            SourceError::Upload {
-                source: StoreError::StoreNotWritable { .. },
-                ..
-            } => "StoreNotWritable",
-            SourceError::Upload { .. } => "StoreFailed",
+            SourceError::Upload { source, .. } => match **source {
+                StoreError::StoreFull { .. } => "StoreFull",
+                StoreError::StoreNotWritable { .. } => "StoreNotWritable",
+                StoreError::LocalFile { .. } | StoreError::LocalFileChanged { .. } => "SourceUnreadable",
+                _ => "StoreFailed",
+            },
         }
     }
 
@@ -186,7 +182,7 @@ impl SourceError {
     #[must_use]
     pub fn bad_input(&self) -> bool {
         match self {
-            SourceError::Upload { .. } => matches!(self.reason(), "StoreFull" | "StoreNotWritable"),
+            SourceError::Upload { .. } => self.reason() != "StoreFailed",
             SourceError::Fetch { source, .. } => source.retry() == prover_artifacts::Retry::Never,
             _ => true,
         }
@@ -368,7 +364,7 @@ impl Reading<'_> {
         }
         let fetch = |error| SourceError::Fetch {
             field: source.field.clone(),
-            source: error,
+            source: Box::new(error),
         };
         let key = Key::new(format!("inputs/{}/{}", self.tenant, s3.key)).map_err(fetch)?;
         let bytes = self
@@ -471,9 +467,9 @@ pub(crate) async fn upload(
             field: found.field.clone(),
             uid: uid.to_owned(),
         },
-        source => SourceError::Upload {
+        error => SourceError::Upload {
             field: found.field.clone(),
-            source,
+            source: Box::new(error),
         },
     };
     let key = prefix.source(&found.name).map_err(failed)?;

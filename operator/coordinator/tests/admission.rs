@@ -334,10 +334,10 @@ async fn start_error(
 ) -> String {
     let mut config = mk_config();
     change(&mut config);
-    start(config, Arc::clone(&fixture.store))
-        .await
-        .unwrap_err()
-        .to_string()
+    match start(config, Arc::clone(&fixture.store)).await {
+        Ok(_) => panic!("the coordinator started"),
+        Err(error) => error.to_string(),
+    }
 }
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn a_configuration_without_sense_is_refused_at_start() {
     let message = start_error(&fixture, |config| config.outbound_messages = 0).await;
     assert!(message.contains("outbound_messages"), "{message}");
     let message = start_error(&fixture, |config| {
-        config.heartbeat_interval = std::time::Duration::ZERO
+        config.heartbeat_interval = std::time::Duration::ZERO;
     })
     .await;
     assert!(message.contains("heartbeat_interval"), "{message}");

@@ -361,7 +361,8 @@ async fn a_suspended_job_goes_on_when_it_is_resumed() {
 
 #[tokio::test]
 async fn a_concluding_task_that_verified_nothing_fails_the_job() {
-    let cases: [(&str, fn(&mut wire::AttemptSucceeded), &str); 3] = [
+    type Change = fn(&mut wire::AttemptSucceeded);
+    let cases: [(&str, Change, &str); 3] = [
         (
             "no-report",
             |success| success.proof = Vec::new(),

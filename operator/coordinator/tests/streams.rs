@@ -19,7 +19,9 @@ async fn refused(change: impl FnOnce(&mut wire::WorkerHello)) -> Status {
     let fixture = mk_fixture().await;
     let mut hello = hello("worker");
     change(&mut hello);
-    let status = FakeWorker::try_connect(&fixture, hello).await.err().unwrap();
+    let Err(status) = FakeWorker::try_connect(&fixture, hello).await else {
+        panic!("the hello was taken");
+    };
     assert_eq!(fixture.metric("prover_coordinator_sessions_refused_total"), 1.0);
     status
 }

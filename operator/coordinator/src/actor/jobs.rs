@@ -312,8 +312,8 @@ fn kind_not_offered(request: &JobRequest, backend: &Backend) -> AdmissionError {
     AdmissionError::KindNotOffered {
         backend: backend.version.name.to_string(),
         version: backend.version.version.to_string(),
-        system: request.system.to_owned(),
-        kind: request.kind.to_owned(),
+        system: request.system,
+        kind: request.kind,
         offered: backend.kinds(request.system),
     }
 }

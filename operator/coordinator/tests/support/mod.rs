@@ -1,6 +1,7 @@
 //! A coordinator over a folder, and workers that speak the real worker plane with a backend made up here.
 
 #![allow(dead_code, reason = "each test binary uses another part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,28 +24,28 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
-pub const TOKEN: &str = "the right token";
+pub(crate) const TOKEN: &str = "the right token";
 /// How long anything may take that should come at once.
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 const GIB: u64 = 1 << 30;
 
-pub struct Fixture {
-    pub coordinator: CoordinatorHandle,
-    pub store: Arc<dyn ArtifactStore>,
-    pub folder: tempfile::TempDir,
-    pub registry: prometheus::Registry,
+pub(crate) struct Fixture {
+    pub(crate) coordinator: CoordinatorHandle,
+    pub(crate) store: Arc<dyn ArtifactStore>,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) registry: prometheus::Registry,
 }
 
-pub fn mk_config() -> CoordinatorConfig {
+pub(crate) fn mk_config() -> CoordinatorConfig {
     let address = "127.0.0.1:0".parse().unwrap();
     CoordinatorConfig::new(address, WorkerAuthentication::Token(Secret::new(TOKEN)))
 }
 
-pub async fn mk_fixture() -> Fixture {
+pub(crate) async fn mk_fixture() -> Fixture {
     mk_fixture_with(|_| {}).await
 }
 
-pub async fn mk_fixture_with(change: impl FnOnce(&mut CoordinatorConfig)) -> Fixture {
+pub(crate) async fn mk_fixture_with(change: impl FnOnce(&mut CoordinatorConfig)) -> Fixture {
     // One job with all its logs is what a failing test needs; the filter comes from the environment.
     let logs = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -69,26 +70,26 @@ pub async fn mk_fixture_with(change: impl FnOnce(&mut CoordinatorConfig)) -> Fix
 }
 
 impl Fixture {
-    pub fn access(&self) -> SourceAccess {
+    pub(crate) fn access(&self) -> SourceAccess {
         SourceAccess::Local {
             manifest_folder: self.folder.path().to_owned(),
         }
     }
 
-    pub fn write(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.folder.path().join(name), bytes).unwrap();
     }
 
-    pub async fn submit(&self, job: ProofJob) -> JobHandle {
+    pub(crate) async fn submit(&self, job: ProofJob) -> JobHandle {
         self.coordinator.submit(job, self.access()).await.unwrap()
     }
 
-    pub async fn refuse(&self, job: ProofJob) -> prover_coordinator::AdmissionError {
+    pub(crate) async fn refuse(&self, job: ProofJob) -> prover_coordinator::AdmissionError {
         self.coordinator.submit(job, self.access()).await.unwrap_err()
     }
 
     /// Sum over all labels of a counter or gauge.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name);
         family.map_or(0.0, |family| {
@@ -100,7 +101,7 @@ impl Fixture {
     }
 
     /// Waits until this many workers have an open stream.
-    pub async fn until_connected(&self, count: usize) {
+    pub(crate) async fn until_connected(&self, count: usize) {
         let mut cluster = self.coordinator.watch_cluster();
         let enough =
             cluster.wait_for(|view| view.workers.iter().filter(|worker| worker.connected).count() == count);
@@ -110,7 +111,7 @@ impl Fixture {
 
 /// A clock that moves on by a millisecond whenever it is read, so that nothing takes no time.
 #[derive(Debug, Default)]
-pub struct ReadingClock(std::sync::atomic::AtomicU64);
+pub(crate) struct ReadingClock(std::sync::atomic::AtomicU64);
 
 impl prover_runtime::Clock for ReadingClock {
     fn now_milliseconds(&self) -> u64 {
@@ -119,11 +120,11 @@ impl prover_runtime::Clock for ReadingClock {
 }
 
 /// A job of the emulated system with an inline program.
-pub fn mk_job(name: &str) -> ProofJob {
+pub(crate) fn mk_job(name: &str) -> ProofJob {
     mk_job_of(name, ProofSystem::Emulated, ProofKind::Emulated)
 }
 
-pub fn mk_job_of(name: &str, system: ProofSystem, kind: ProofKind) -> ProofJob {
+pub(crate) fn mk_job_of(name: &str, system: ProofSystem, kind: ProofKind) -> ProofJob {
     let mut job = ProofJob::new(
         name,
         ProofJobSpec {
@@ -140,7 +141,7 @@ pub fn mk_job_of(name: &str, system: ProofSystem, kind: ProofKind) -> ProofJob {
     job
 }
 
-pub fn mk_file_job(name: &str, path: &str) -> ProofJob {
+pub(crate) fn mk_file_job(name: &str, path: &str) -> ProofJob {
     let mut job = mk_job_of(name, ProofSystem::Risc0, ProofKind::Succinct);
     let file = Some(prover_crds::FileSource {
         path: path.to_owned(),
@@ -153,7 +154,7 @@ pub fn mk_file_job(name: &str, path: &str) -> ProofJob {
 }
 
 /// Waits for a view that the test is after.
-pub async fn until(job: &JobHandle, what: &str, wanted: impl Fn(&JobView) -> bool) -> Arc<JobView> {
+pub(crate) async fn until(job: &JobHandle, what: &str, wanted: impl Fn(&JobView) -> bool) -> Arc<JobView> {
     let mut views = job.watch();
     let waited = tokio::time::timeout(SOON, views.wait_for(|view| wanted(view))).await;
     match waited {
@@ -162,12 +163,12 @@ pub async fn until(job: &JobHandle, what: &str, wanted: impl Fn(&JobView) -> boo
     }
 }
 
-pub async fn finished(job: &JobHandle) -> Arc<JobView> {
+pub(crate) async fn finished(job: &JobHandle) -> Arc<JobView> {
     until(job, "the end of the job", |view| view.phase.is_terminal()).await
 }
 
 /// What the backend of a worker says of itself.
-pub fn mk_description(system: &str, kind: &str, emulated: bool) -> backend::BackendDescription {
+pub(crate) fn mk_description(system: &str, kind: &str, emulated: bool) -> backend::BackendDescription {
     let cpu = |gib: u64| backend::Resources {
         device_class: backend::DeviceClass::Cpu.into(),
         host_memory_bytes: gib * GIB,
@@ -203,7 +204,7 @@ pub fn mk_description(system: &str, kind: &str, emulated: bool) -> backend::Back
     }
 }
 
-pub fn mk_hello(worker_id: &str, description: &backend::BackendDescription) -> wire::WorkerHello {
+pub(crate) fn mk_hello(worker_id: &str, description: &backend::BackendDescription) -> wire::WorkerHello {
     wire::WorkerHello {
         protocol_version: prover_wire::PROTOCOL_VERSION,
         worker_id: worker_id.to_owned(),
@@ -228,7 +229,7 @@ pub fn mk_hello(worker_id: &str, description: &backend::BackendDescription) -> w
 }
 
 /// One stream, opened with a token.
-pub async fn open_stream(
+pub(crate) async fn open_stream(
     fixture: &Fixture,
     token: Option<&str>,
 ) -> Result<
@@ -254,17 +255,17 @@ pub async fn open_stream(
 }
 
 /// A worker that does what a test tells it to.
-pub struct FakeWorker {
-    pub id: String,
-    pub outgoing: mpsc::Sender<wire::WorkerMessage>,
-    pub incoming: Streaming<wire::CoordinatorMessage>,
-    pub welcome: wire::Welcome,
+pub(crate) struct FakeWorker {
+    pub(crate) id: String,
+    pub(crate) outgoing: mpsc::Sender<wire::WorkerMessage>,
+    pub(crate) incoming: Streaming<wire::CoordinatorMessage>,
+    pub(crate) welcome: wire::Welcome,
     waiting: VecDeque<FromCoordinator>,
     next_call: u64,
 }
 
 impl FakeWorker {
-    pub async fn connect(fixture: &Fixture, id: &str) -> FakeWorker {
+    pub(crate) async fn connect(fixture: &Fixture, id: &str) -> FakeWorker {
         FakeWorker::connect_as(
             fixture,
             mk_hello(id, &mk_description("emulated", "Emulated", true)),
@@ -272,15 +273,18 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn connect_risc0(fixture: &Fixture, id: &str) -> FakeWorker {
+    pub(crate) async fn connect_risc0(fixture: &Fixture, id: &str) -> FakeWorker {
         FakeWorker::connect_as(fixture, mk_hello(id, &mk_description("risc0", "Succinct", false))).await
     }
 
-    pub async fn connect_as(fixture: &Fixture, hello: wire::WorkerHello) -> FakeWorker {
+    pub(crate) async fn connect_as(fixture: &Fixture, hello: wire::WorkerHello) -> FakeWorker {
         FakeWorker::try_connect(fixture, hello).await.unwrap()
     }
 
-    pub async fn try_connect(fixture: &Fixture, hello: wire::WorkerHello) -> Result<FakeWorker, Status> {
+    pub(crate) async fn try_connect(
+        fixture: &Fixture,
+        hello: wire::WorkerHello,
+    ) -> Result<FakeWorker, Status> {
         let id = hello.worker_id.clone();
         let (outgoing, mut incoming) = open_stream(fixture, Some(TOKEN)).await?;
         outgoing.send(hello.into()).await.unwrap();
@@ -298,12 +302,12 @@ impl FakeWorker {
         })
     }
 
-    pub async fn send(&self, message: impl Into<wire::WorkerMessage>) {
+    pub(crate) async fn send(&self, message: impl Into<wire::WorkerMessage>) {
         self.outgoing.send(message.into()).await.unwrap();
     }
 
     /// The next message, or the status with which the stream ended.
-    pub async fn receive(&mut self) -> Result<FromCoordinator, Status> {
+    pub(crate) async fn receive(&mut self) -> Result<FromCoordinator, Status> {
         if let Some(message) = self.waiting.pop_front() {
             return Ok(message);
         }
@@ -315,7 +319,7 @@ impl FakeWorker {
     }
 
     /// The next message that the test is after; others wait for their turn.
-    pub async fn expect<T>(&mut self, pick: impl Fn(&FromCoordinator) -> Option<T>) -> T {
+    pub(crate) async fn expect<T>(&mut self, pick: impl Fn(&FromCoordinator) -> Option<T>) -> T {
         let mut others = VecDeque::new();
         loop {
             let message = self.receive().await.unwrap();
@@ -328,7 +332,7 @@ impl FakeWorker {
         }
     }
 
-    pub async fn expect_assign(&mut self) -> wire::Assign {
+    pub(crate) async fn expect_assign(&mut self) -> wire::Assign {
         self.expect(|message| match message {
             FromCoordinator::Assign(assign) => Some(assign.clone()),
             _ => None,
@@ -336,7 +340,7 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn expect_assign_of(&mut self, task_type: &str) -> wire::Assign {
+    pub(crate) async fn expect_assign_of(&mut self, task_type: &str) -> wire::Assign {
         self.expect(|message| match message {
             FromCoordinator::Assign(assign) if assign.task_type == task_type => Some(assign.clone()),
             _ => None,
@@ -344,7 +348,7 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn expect_stop(&mut self, attempt_id: u64) -> wire::StopAttempt {
+    pub(crate) async fn expect_stop(&mut self, attempt_id: u64) -> wire::StopAttempt {
         self.expect(|message| match message {
             FromCoordinator::Stop(stop) if stop.attempt_id == attempt_id => Some(stop.clone()),
             _ => None,
@@ -352,7 +356,7 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn expect_acknowledgement(&mut self, attempt_id: u64) -> bool {
+    pub(crate) async fn expect_acknowledgement(&mut self, attempt_id: u64) -> bool {
         self.expect(|message| match message {
             FromCoordinator::Acknowledged(told) if told.attempt_id == attempt_id => Some(told.accepted),
             _ => None,
@@ -361,7 +365,7 @@ impl FakeWorker {
     }
 
     /// How the stream ends.
-    pub async fn end(&mut self) -> Status {
+    pub(crate) async fn end(&mut self) -> Status {
         loop {
             if let Err(status) = self.receive().await {
                 return status;
@@ -369,12 +373,12 @@ impl FakeWorker {
         }
     }
 
-    pub async fn call(&mut self, attempt_id: u64, call: call::Call) -> wire::Answer {
+    pub(crate) async fn call(&mut self, attempt_id: u64, call: call::Call) -> wire::Answer {
         let call_id = self.start_call(attempt_id, call).await;
         self.expect_answer(call_id).await
     }
 
-    pub async fn start_call(&mut self, attempt_id: u64, call: call::Call) -> u64 {
+    pub(crate) async fn start_call(&mut self, attempt_id: u64, call: call::Call) -> u64 {
         let call_id = self.next_call;
         self.next_call += 1;
         self.send(wire::Call {
@@ -386,7 +390,7 @@ impl FakeWorker {
         call_id
     }
 
-    pub async fn expect_answer(&mut self, call_id: u64) -> wire::Answer {
+    pub(crate) async fn expect_answer(&mut self, call_id: u64) -> wire::Answer {
         self.expect(|message| match message {
             FromCoordinator::Answer(answer) if answer.call_id == call_id => Some(answer.clone()),
             _ => None,
@@ -394,24 +398,34 @@ impl FakeWorker {
         .await
     }
 
-    pub async fn submit(&mut self, attempt_id: u64, tasks: Vec<backend::TaskSubmission>) -> wire::Answer {
+    pub(crate) async fn submit(
+        &mut self,
+        attempt_id: u64,
+        tasks: Vec<backend::TaskSubmission>,
+    ) -> wire::Answer {
         let encoded = backend::SubmitTasksRequest { attempt_id, tasks }.encode_to_vec();
         self.call(attempt_id, call::Call::SubmitTasks(wire::SubmitTasks { encoded }))
             .await
     }
 
-    pub async fn start(&self, assign: &wire::Assign) {
+    pub(crate) async fn start(&self, assign: &wire::Assign) {
         self.send(wire::AttemptStarted {
             attempt_id: assign.attempt_id,
         })
         .await;
     }
 
-    pub async fn succeed(&self, assign: &wire::Assign) {
+    pub(crate) async fn succeed(&self, assign: &wire::Assign) {
         self.send(mk_success(assign)).await;
     }
 
-    pub async fn fail(&self, assign: &wire::Assign, class: wire::FailureClass, reason: &str, message: &str) {
+    pub(crate) async fn fail(
+        &self,
+        assign: &wire::Assign,
+        class: wire::FailureClass,
+        reason: &str,
+        message: &str,
+    ) {
         self.send(wire::AttemptFailed {
             attempt_id: assign.attempt_id,
             class: class.into(),
@@ -424,7 +438,7 @@ impl FakeWorker {
     }
 
     /// Takes the planner's attempt and submits the graph of a small job: prove, join, verify.
-    pub async fn plan(&mut self, segments: usize) -> wire::Assign {
+    pub(crate) async fn plan(&mut self, segments: usize) -> wire::Assign {
         let assign = self.expect_assign_of("plan").await;
         self.start(&assign).await;
         let answer = self.submit(assign.attempt_id, mk_graph(segments)).await;
@@ -435,7 +449,7 @@ impl FakeWorker {
     }
 
     /// Does all that comes until the stream ends.
-    pub async fn work(mut self, segments: usize) {
+    pub(crate) async fn work(mut self, segments: usize) {
         while let Ok(message) = self.receive().await {
             match message {
                 FromCoordinator::Assign(assign) if assign.task_type == "plan" => {
@@ -465,7 +479,7 @@ impl FakeWorker {
     }
 }
 
-pub fn mk_task(request_id: &str, task_type: &str, depends_on: Vec<String>) -> backend::TaskSubmission {
+pub(crate) fn mk_task(request_id: &str, task_type: &str, depends_on: Vec<String>) -> backend::TaskSubmission {
     backend::TaskSubmission {
         request_id: request_id.to_owned(),
         task_type: task_type.to_owned(),
@@ -486,7 +500,7 @@ pub fn mk_task(request_id: &str, task_type: &str, depends_on: Vec<String>) -> ba
 }
 
 /// Segments, their join, and the verification that concludes the job.
-pub fn mk_graph(segments: usize) -> Vec<backend::TaskSubmission> {
+pub(crate) fn mk_graph(segments: usize) -> Vec<backend::TaskSubmission> {
     let proves: Vec<String> = (0..segments).map(|index| format!("prove-{index}")).collect();
     let mut tasks: Vec<_> = proves
         .iter()
@@ -500,13 +514,13 @@ pub fn mk_graph(segments: usize) -> Vec<backend::TaskSubmission> {
     tasks
 }
 
-pub fn mk_artifact(assign: &wire::Assign, name: &str) -> wire::Artifact {
+pub(crate) fn mk_artifact(assign: &wire::Assign, name: &str) -> wire::Artifact {
     let key = format!("{}/attempts/{}/{name}", assign.artifact_prefix, assign.attempt_id);
     prover_wire::artifact(name, key, [7; 32], 42)
 }
 
 /// A completion with all declared outputs, and the reports that its type calls for.
-pub fn mk_success(assign: &wire::Assign) -> wire::AttemptSucceeded {
+pub(crate) fn mk_success(assign: &wire::Assign) -> wire::AttemptSucceeded {
     let execution = backend::ExecutionReport {
         segments: 4,
         user_cycles: 200_000,
@@ -547,10 +561,10 @@ pub fn mk_success(assign: &wire::Assign) -> wire::AttemptSucceeded {
     }
 }
 
-pub fn store_path(fixture: &Fixture) -> std::path::PathBuf {
+pub(crate) fn store_path(fixture: &Fixture) -> std::path::PathBuf {
     fixture.folder.path().join("store")
 }
 
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     path.exists()
 }
