@@ -27,7 +27,8 @@ const START_POLL: Duration = Duration::from_millis(100);
 const OWNER_POLL: Duration = Duration::from_millis(100);
 /// Lines of a log that a failure shows.
 const SHOWN_LOG_LINES: usize = 30;
-const VERSION: &str = "v1.34.4";
+/// Names the version that the build script builds.
+const GO_MODULE: &str = include_str!("../../../e2e/tools/kubernetes/go.mod");
 
 /// The servers. All tests that run at the same time share them.
 pub(crate) struct Kubernetes {
@@ -204,7 +205,9 @@ fn program(name: &str) -> PathBuf {
             let cache = std::env::var_os("PROVER_OPERATOR_CACHE").map(PathBuf::from);
             let home =
                 || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/prover-operator");
-            cache.unwrap_or_else(home).join(format!("kubernetes-{VERSION}"))
+            cache
+                .unwrap_or_else(home)
+                .join(format!("kubernetes-v{}", version()))
         },
         PathBuf::from,
     );
@@ -215,6 +218,14 @@ fn program(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+fn version() -> &'static str {
+    let line = GO_MODULE
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number.expect("go.mod requires an exact version of k8s.io/kubernetes")
 }
 
 /// Ports that were free a moment ago.
