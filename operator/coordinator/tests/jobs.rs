@@ -593,3 +593,58 @@ async fn a_forgotten_job_leaves_no_sources_in_the_store() {
     };
     tokio::time::timeout(support::SOON, gone).await.unwrap();
 }
+
+#[tokio::test]
+async fn views_are_made_a_few_times_per_second_however_much_happens() {
+    let fixture = mk_fixture().await;
+    let job = fixture.submit(mk_job("views")).await;
+    let mut views = job.watch();
+    let counting = tokio::spawn(async move {
+        let mut count = 0;
+        while views.changed().await.is_ok() {
+            count += 1;
+            if views.borrow().phase.is_terminal() {
+                break;
+            }
+        }
+        count
+    });
+    let worker = FakeWorker::connect(&fixture, "worker").await;
+    let started = Instant::now();
+    tokio::spawn(worker.work(400));
+    let view = finished(&job).await;
+    assert_eq!(view.tasks.len(), 403);
+    let count: u128 = counting.await.unwrap();
+    // Each task changes at least four times; the phases are Queued with two reasons, Running and Succeeded.
+    let allowed = started.elapsed().as_millis() / 200 + 6;
+    assert!(count <= allowed, "{count} views in {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_task_that_no_message_can_carry_fails_its_job_and_not_its_workers_stream() {
+    let fixture = mk_fixture().await;
+    let mut worker = FakeWorker::connect(&fixture, "worker").await;
+    let job = fixture.submit(mk_job("too-large")).await;
+    let plan = worker.expect_assign().await;
+    worker.start(&plan).await;
+    assert_eq!(worker.submit(plan.attempt_id, mk_graph(60)).await.error, "");
+    worker.succeed(&plan).await;
+    for _ in 0..60 {
+        let prove = worker.expect_assign_of("prove").await;
+        worker.start(&prove).await;
+        let mut success = mk_success(&prove);
+        success.result = vec![0; 64 << 10];
+        worker.send(success).await;
+    }
+    let view = finished(&job).await;
+    assert_eq!(
+        (view.phase, &*view.reason),
+        (Phase::Failed, "AssignmentTooLarge"),
+        "{}",
+        view.message
+    );
+    assert!(view.message.contains("task type join"), "{}", view.message);
+    let next = fixture.submit(mk_job("next")).await;
+    tokio::spawn(worker.work(1));
+    assert_eq!(finished(&next).await.phase, Phase::Succeeded);
+}

@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use prover_coordinator::{CoordinatorConfig, Phase};
+use prover_runtime::ManualClock;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
 use support::{
@@ -229,6 +232,30 @@ async fn a_draining_worker_gets_nothing_new_and_is_told_when_it_is_empty() {
     let other = FakeWorker::connect(&fixture, "other").await;
     tokio::spawn(other.work(1));
     assert_eq!(finished(&job).await.phase, Phase::Succeeded);
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_come_back_is_forgotten_after_its_lease_and_some_time_more() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let fixture = mk_fixture_with(|config: &mut CoordinatorConfig| config.clock = clock.clone()).await;
+    drop(FakeWorker::connect(&fixture, "worker").await);
+    let mut waited = 0;
+    let mut connected = true;
+    while connected || !fixture.coordinator.workers().is_empty() {
+        // Nobody has this name: it only lets the coordinator look at its clock.
+        fixture.coordinator.worker_gone("nobody").await;
+        tokio::task::yield_now().await;
+        clock.advance(1_000);
+        connected = connected
+            && fixture
+                .coordinator
+                .workers()
+                .iter()
+                .all(|worker| worker.connected);
+        waited += 1;
+        assert!(waited < 100_000, "the worker is not forgotten");
+    }
+    assert!(waited >= 90, "forgotten after {waited} s");
 }
 
 #[tokio::test]
