@@ -141,7 +141,10 @@ fn a_broken_rule_is_told_with_the_place_of_its_object() {
 fn a_missing_field_is_told_with_what_it_is_for() {
     let (path, message, position) = only_violation(&GOOD.replace("    system: risc0\n", ""));
     assert_eq!((path.as_str(), position), ("spec.proof.system", Some((13, 3))));
-    assert_eq!(message, "is required (The proof system)");
+    assert!(
+        message.starts_with("is required (The proof system: `risc0` (RISC Zero), "),
+        "{message}"
+    );
 }
 
 #[test]

@@ -185,9 +185,13 @@ impl Default for ClusterReference {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::KIND_FITS_SYSTEM)]
 pub struct ProofSpec {
-    /// The proof system.
+    /// The proof system: `risc0` (RISC Zero), `sp1` (Succinct's SP1), or `emulated`, which proves nothing and only
+    /// takes the time that its input says.
     pub system: ProofSystem,
-    /// The kind of proof that it shall make.
+    /// The kind of proof that it shall make. risc0: `Composite` (a receipt per segment), `Succinct` (one receipt of
+    /// constant size), `Groth16` (for contracts). sp1: `Core` (a proof per shard), `Compressed` (one proof of
+    /// constant size), `Groth16` and `Plonk` (for contracts). Both: `ExecuteOnly` (cycles and public values, no
+    /// proof). emulated: `Emulated`.
     pub kind: ProofKind,
 }
 
@@ -293,7 +297,7 @@ pub struct ProofJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Where it stands.
+    /// Where it stands. Scripts should rather wait for the condition `Finished`, `Succeeded` or `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why it waits or how it ended: one of the documented reasons.

@@ -159,7 +159,8 @@ source! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(length(max = 24_576))]
         text: Option<String>,
-        /// How the bytes are handed to the program.
+        /// How the bytes are handed to the program: `Raw` (as they are), `Frames` (each a little-endian u32 length
+        /// and its bytes), `Stdin` (SP1's own serialized standard input).
         #[serde(default)]
         format: InputFormat,
     } inline: ONE_SOURCE_OF_INPUT

@@ -216,7 +216,7 @@ pub struct WorkerGroup {
     /// A number of workers that follows the work that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
-    /// How its machines are bought.
+    /// How its machines are bought: `OnDemand`, or `Spot` if they may be taken away at short notice.
     #[serde(default)]
     pub capacity_type: CapacityType,
     /// Price of one worker, for the order of groups and the cost of jobs.
@@ -309,7 +309,8 @@ pub struct GpuDevice {
 #[x_kube(validation = rules::MIN_AT_MOST_MAX)]
 #[x_kube(validation = rules::METRICS_SOURCE_ONLY_FOR_HPA)]
 pub struct Scaling {
-    /// Who decides.
+    /// Who decides: `Native` (the operator, to and from zero), `HPA` (a HorizontalPodAutoscaler that the operator
+    /// makes), `KEDA` (a ScaledObject that the operator makes).
     #[serde(default)]
     pub mode: ScalingMode,
     /// Fewest workers. 0 where absent.
@@ -414,7 +415,7 @@ pub struct Cache {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::SELECTOR_WITH_FROM_SELECTOR)]
 pub struct AllowedNamespaces {
-    /// Which.
+    /// Which: `Same` (that of the ProverCluster), `All`, or `Selector` (those with the labels of `selector`).
     #[serde(default)]
     pub from: NamespacesFrom,
     /// Labels that a namespace must carry, with `from: Selector`.
