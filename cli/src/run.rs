@@ -28,6 +28,8 @@ use crate::run_directory::RunDirectory;
 use crate::workers::{self, AllWorkersFailed, WorkerEvent, WorkerSettings, log_tail};
 use crate::{console, memory, processes, text};
 
+/// How often progress is shown when nothing changes.
+const REFRESH: Duration = Duration::from_millis(500);
 /// News of workers that wait to be handed on.
 const WORKER_EVENTS: usize = 1024;
 /// Workers whose logs are shown when a job failed.
@@ -413,6 +415,8 @@ async fn follow(
     restarts: &mut u32,
 ) {
     let mut views = job.watch();
+    // What was held back, since it followed too soon on the line before, is shown a little later.
+    let mut refresh = tokio::time::interval(REFRESH);
     loop {
         let view = views.borrow_and_update().clone();
         progress.show(&view);
@@ -421,6 +425,7 @@ async fn follow(
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
+            _ = refresh.tick() => {}
             Some(event) = events.recv() => match event {
                 WorkerEvent::Gone { worker_id, how } => {
                     *restarts += 1;

@@ -221,6 +221,12 @@ impl Running {
         });
     }
 
+    /// How many tasks of all stages are done, as the newest line of progress tells.
+    #[must_use]
+    pub fn tasks_done(&self) -> u64 {
+        tasks_done(&self.stderr())
+    }
+
     /// Sends a signal to the command alone.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap_or_default();
@@ -271,6 +277,19 @@ fn done_of_stage(stderr: &str, stage: &str) -> Option<u64> {
             counts.split_once('/')?.0.parse().ok()
         })
     })
+}
+
+/// All that is done in the newest line of progress.
+fn tasks_done(stderr: &str) -> u64 {
+    let newest = stderr.lines().rev().find_map(|line| {
+        let (_, stages) = line.split_once("s] ")?;
+        let done = |entry: &str| -> Option<u64> {
+            let (before, _) = entry.split_once('/')?;
+            before.rsplit_once(' ')?.1.parse().ok()
+        };
+        stages.split(", ").map(done).sum()
+    });
+    newest.unwrap_or(0)
 }
 
 /// A command that has ended.
@@ -350,5 +369,7 @@ mod tests {
         assert_eq!(done_of_stage(stderr, "Prove"), Some(3));
         assert_eq!(done_of_stage(stderr, "Execute"), Some(1));
         assert_eq!(done_of_stage(stderr, "Join"), None);
+        assert_eq!(tasks_done(stderr), 4);
+        assert_eq!(tasks_done(""), 0);
     }
 }

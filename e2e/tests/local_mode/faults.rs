@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prover_e2e::{Finished, Job, Model};
+use prover_e2e::{Job, Kill, Model};
 use serde_json::{Value, json};
 
 /// Longest wait for progress; a job of these tests takes a few seconds.
@@ -19,39 +19,6 @@ fn mk_slow_job(name: &str) -> Job {
     Job::new(model.manifest(name).text())
 }
 
-/// Every task succeeded exactly once: what had succeeded was never run again.
-fn expect_each_task_succeeded_once(done: &Finished, longest_losses: u64) {
-    let report = done.report();
-    let tasks = report["tasks"].as_array().unwrap();
-    assert!(
-        tasks.iter().all(|task| task["state"] == "Succeeded"),
-        "{tasks:#?}"
-    );
-    let mut names: Vec<&str> = tasks
-        .iter()
-        .map(|task| task["requestId"].as_str().unwrap())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    assert_eq!(names.len(), tasks.len(), "a task was submitted twice");
-    let total = report["attempts"]["total"].as_u64().unwrap();
-    let failed = report["attempts"]["failed"].as_u64().unwrap();
-    assert_eq!(
-        total - failed,
-        tasks.len() as u64,
-        "attempts that succeeded must be as many as tasks"
-    );
-    assert!(
-        (1..=longest_losses).contains(&failed),
-        "{failed} attempts were lost, at most {longest_losses} may be"
-    );
-    let extra: u64 = tasks
-        .iter()
-        .map(|task| task["attempts"].as_u64().unwrap() - 1)
-        .sum();
-    assert_eq!(extra, failed, "only lost attempts are made up for");
-}
-
 fn task_of<'a>(report: &'a Value, request_id: &str) -> &'a Value {
     report["tasks"]
         .as_array()
@@ -65,10 +32,10 @@ fn task_of<'a>(report: &'a Value, request_id: &str) -> &'a Value {
 fn a_killed_backend_costs_only_what_it_was_running() {
     let mut running = mk_slow_job("kill-backend").start();
     running.await_done("Prove", 3, PROGRESS_LIMIT);
-    running.backends().first().expect("a backend runs").kill();
+    let kill = Kill::of(&running, running.backends().first().into_iter());
     let done = running.wait().expect_code(0);
-    // The attempt on the device, and perhaps the planner in the control lane.
-    expect_each_task_succeeded_once(&done, 2);
+    // What ran in the process: an attempt of the device, or the planner.
+    kill.expect_nothing_finished_ran_again(&done.report(), 1);
     assert_eq!(
         done.report()["workers"]["restarts"],
         0,
@@ -80,13 +47,10 @@ fn a_killed_backend_costs_only_what_it_was_running() {
 fn a_killed_agent_costs_only_what_it_was_running() {
     let mut running = mk_slow_job("kill-agent").start();
     running.await_done("Prove", 3, PROGRESS_LIMIT);
-    let agents = running.agents();
-    let (victim, survivor) = (&agents[0], &agents[1]);
-    victim.kill();
+    let kill = Kill::of(&running, running.agents().first().into_iter());
     let done = running.wait().expect_code(0);
-    assert_ne!(victim.pid, survivor.pid);
     // What ran on its device, what it had fetched ahead, and perhaps the planner.
-    expect_each_task_succeeded_once(&done, 3);
+    kill.expect_nothing_finished_ran_again(&done.report(), 3);
     assert_eq!(done.report()["workers"]["restarts"], 1);
     assert!(done.stderr.contains("signal 9"), "{}", done.stderr);
 }
@@ -95,9 +59,9 @@ fn a_killed_agent_costs_only_what_it_was_running() {
 fn all_agents_killed_at_once_come_back() {
     let mut running = mk_slow_job("kill-agents").start();
     running.await_done("Prove", 3, PROGRESS_LIMIT);
-    running.agents().iter().for_each(prover_e2e::Process::kill);
+    let kill = Kill::of(&running, running.agents().iter());
     let done = running.wait().expect_code(0);
-    expect_each_task_succeeded_once(&done, 5);
+    kill.expect_nothing_finished_ran_again(&done.report(), 5);
     assert_eq!(done.report()["workers"]["restarts"], 2);
 }
 

@@ -16,7 +16,10 @@ fn mk_running_job() -> Running {
         2,
         "the test must be able to see what it looks for"
     );
-    assert_eq!(running.backends().len(), 2);
+    assert!(
+        running.backends().len() >= 2,
+        "one for each device, and perhaps one for the planner"
+    );
     running
 }
 
