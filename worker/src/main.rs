@@ -107,7 +107,7 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(code: u8, message: impl ToString) -> Self {
+    fn new(code: u8, message: &dyn std::fmt::Display) -> Self {
         Self {
             code,
             message: message.to_string(),
@@ -146,11 +146,11 @@ fn launch(parent: u32, command: &[OsString]) -> ExitCode {
 fn start(worker: WorkerArguments, logging: &LoggingArguments) -> Result<(), Failure> {
     logging
         .install()
-        .map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, error))?;
+        .map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(EXIT_FAILED, format!("could not start threads: {error}")))?;
+        .map_err(|error| Failure::new(EXIT_FAILED, &format!("could not start threads: {error}")))?;
     let ended = runtime.block_on(run(worker));
     // Blocking file work of attempts that were given up is not waited for.
     runtime.shutdown_background();
@@ -165,12 +165,12 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
             observation
                 .serve(address)
                 .await
-                .map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, error))?,
+                .map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, &error))?,
         ),
         None => None,
     };
     let agent = Agent::new(config(worker)?, &registry).await;
-    let agent = agent.map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, error))?;
+    let agent = agent.map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, &error))?;
     let (leave, asked) = watch::channel(Leave::Stay);
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut connection = agent.connection();
@@ -181,7 +181,7 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
             ended = &mut running => break ended,
             Some(()) = either(&mut terminate, &mut interrupt) => {
                 if *leave.borrow() == Leave::Drain {
-                    return Err(Failure::new(EXIT_AT_ONCE, "ended at once by a second signal"));
+                    return Err(Failure::new(EXIT_AT_ONCE, &"ended at once by a second signal"));
                 }
                 leave.send_replace(Leave::Drain);
             }
@@ -207,7 +207,7 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
             unacknowledged,
             "left after the drain time with attempts undone: they run again on other workers"
         ),
-        Err(error) => return Err(Failure::new(EXIT_FAILED, error)),
+        Err(error) => return Err(Failure::new(EXIT_FAILED, &error)),
     }
     Ok(())
 }
@@ -216,7 +216,7 @@ fn config(worker: WorkerArguments) -> Result<AgentConfig, Failure> {
     let own = std::env::current_exe().map_err(|error| {
         Failure::new(
             EXIT_FAILED,
-            format!("could not find the worker's own program: {error}"),
+            &format!("could not find the worker's own program: {error}"),
         )
     })?;
     Ok(AgentConfig {
@@ -243,7 +243,7 @@ fn config(worker: WorkerArguments) -> Result<AgentConfig, Failure> {
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|error| Failure::new(EXIT_FAILED, format!("could not listen for signals: {error}")))
+    signal(kind).map_err(|error| Failure::new(EXIT_FAILED, &format!("could not listen for signals: {error}")))
 }
 
 async fn either(first: &mut Signal, second: &mut Signal) -> Option<()> {

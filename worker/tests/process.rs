@@ -1,5 +1,7 @@
 //! The process of a worker: signals, exit codes, probes, and that nothing outlives it.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../agent/tests/support/mod.rs"]
 mod support;
 
@@ -148,7 +150,7 @@ async fn a_second_signal_ends_the_worker_at_once_with_its_children() {
 async fn a_killed_worker_leaves_no_child_behind() {
     let mut bench = Bench::mk().await;
     let mut worker = Worker::start(&bench, &[]);
-    let mut session = bench.coordinator.welcomed(1).await;
+    let session = bench.coordinator.welcomed(1).await;
     // A child that would not notice by itself that its agent is gone.
     let blocked = [
         Step::ProcessId(bench.path("device")),

@@ -152,7 +152,7 @@ fn an_assignment_with_one_fault_is_refused_by_the_name_of_the_fault() {
             (
                 "too_large",
                 mutation(|assign: &mut Assign| {
-                    assign.dependency_results = vec![vec![0; limits::OPAQUE_BYTES]; 49]
+                    assign.dependency_results = vec![vec![0; limits::OPAQUE_BYTES]; 49];
                 }),
             ),
         ],

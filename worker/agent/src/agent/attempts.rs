@@ -187,7 +187,7 @@ impl Agent {
         self.send(AttemptStarted { attempt_id: id });
     }
 
-    pub(super) fn progressed(&mut self, progress: ChildProgress) {
+    pub(super) fn progressed(&mut self, progress: &ChildProgress) {
         let attempt_id = progress.attempt_id;
         self.send(AttemptProgress {
             attempt_id,
@@ -239,7 +239,7 @@ impl Agent {
                 FailureClass::Fatal,
                 error.category(),
                 &error.to_string(),
-                completed.execution,
+                completed.execution.as_ref(),
             );
         } else if let Some(attempt) = self.attempts.get_mut(&id) {
             let (store, events, cancel) = (self.store.clone(), self.events.clone(), attempt.cancel.clone());
@@ -273,7 +273,13 @@ impl Agent {
             Ok(uploaded) => uploaded,
             Err(error) => {
                 let execution = completed.execution.clone();
-                self.fail(id, error.class(), error.reason(), &error.to_string(), execution);
+                self.fail(
+                    id,
+                    error.class(),
+                    error.reason(),
+                    &error.to_string(),
+                    execution.as_ref(),
+                );
                 return;
             }
         };
@@ -309,7 +315,7 @@ impl Agent {
         self.report(id, succeeded.into());
     }
 
-    pub(super) fn child_failed(&mut self, failed: ChildFailed) {
+    pub(super) fn child_failed(&mut self, failed: &ChildFailed) {
         let id = failed.attempt_id;
         let stopping = self
             .attempts
@@ -317,14 +323,14 @@ impl Agent {
             .is_some_and(|attempt| matches!(attempt.stage, Stage::Stopping));
         if stopping {
             self.stopped(id);
-        } else if let Err(error) = validate::failed(&failed) {
+        } else if let Err(error) = validate::failed(failed) {
             let message = format!("{}: {}", error, failed.message);
             self.fail(
                 id,
                 FailureClass::Retryable,
                 "MalformedReport",
                 &message,
-                failed.execution,
+                failed.execution.as_ref(),
             );
         } else {
             use prover_backend::protocol::FailureClass as Child;
@@ -335,7 +341,13 @@ impl Agent {
                 Child::InvalidInput => FailureClass::InvalidInput,
                 Child::Artifact => FailureClass::Artifact,
             };
-            self.fail(id, class, &failed.reason, &failed.message, failed.execution);
+            self.fail(
+                id,
+                class,
+                &failed.reason,
+                &failed.message,
+                failed.execution.as_ref(),
+            );
         }
     }
 
@@ -359,7 +371,7 @@ impl Agent {
         class: FailureClass,
         reason: &str,
         message: &str,
-        execution: Option<ExecutionReport>,
+        execution: Option<&ExecutionReport>,
     ) {
         self.left_child(id);
         let Some(attempt) = self.attempts.get(&id) else {
@@ -377,10 +389,7 @@ impl Agent {
             class: class.into(),
             reason: reason.to_owned(),
             message: wire_limits::cut_text(message),
-            execution: execution
-                .as_ref()
-                .map(ExecutionReport::encode_to_vec)
-                .unwrap_or_default(),
+            execution: execution.map(ExecutionReport::encode_to_vec).unwrap_or_default(),
             usage: Some(attempt.usage(0)),
         };
         self.metrics.attempts.with_label_values(&[outcome(class)]).inc();

@@ -189,11 +189,11 @@ impl Agent {
                 commands,
                 description,
             } => {
-                self.child_ready(slot, process, commands, description);
+                self.child_ready(slot, process, commands, &description);
             }
             ChildNews::Event(event) => self.child_says(slot, *event),
             ChildNews::Ended(end) => self.child_ended(slot, &end),
-            ChildNews::Unstartable { problem } => self.unusable(slot, problem),
+            ChildNews::Unstartable { problem } => self.unusable(slot, &problem),
         }
     }
 
@@ -202,7 +202,7 @@ impl Agent {
         index: usize,
         process: u32,
         commands: Commands,
-        described: Box<BackendDescription>,
+        described: &BackendDescription,
     ) {
         let device_id = self.slots[index].device.id.clone();
         self.metrics
@@ -211,7 +211,7 @@ impl Agent {
             .inc();
         let backend = self
             .backend
-            .get_or_insert_with(|| Arc::from(described.clone()))
+            .get_or_insert_with(|| Arc::new(described.clone()))
             .clone();
         if *backend != *described {
             let problem = format!(
@@ -219,7 +219,7 @@ impl Agent {
                  running worker. Restart the worker",
                 described.name, described.version, backend.name, backend.version
             );
-            self.unusable(index, problem);
+            self.unusable(index, &problem);
             return;
         }
         let slot = &mut self.slots[index];
@@ -238,18 +238,18 @@ impl Agent {
         self.start_what_can(index);
     }
 
-    fn unusable(&mut self, index: usize, problem: String) {
+    fn unusable(&mut self, index: usize, problem: &str) {
         let slot = &mut self.slots[index];
         let device_id = slot.device.id.clone();
         let told = !slot.is_control();
         tracing::error!(device = device_id, problem, "the device is unusable");
         slot.settled = true;
         slot.child = None;
-        slot.unusable = Some(prover_wire::limits::cut_text(&problem));
+        slot.unusable = Some(prover_wire::limits::cut_text(problem));
         slot.was_unusable = true;
         self.metrics.device_usable.with_label_values(&[&device_id]).set(0);
         if told {
-            let reason = prover_wire::limits::cut_text(&problem);
+            let reason = prover_wire::limits::cut_text(problem);
             self.send(DeviceChanged {
                 device_id,
                 usable: false,
@@ -263,7 +263,7 @@ impl Agent {
             .map(|attempt| attempt.assign.attempt_id)
             .collect();
         for id in waiting {
-            self.fail(id, FailureClass::Retryable, "DeviceUnusable", &problem, None);
+            self.fail(id, FailureClass::Retryable, "DeviceUnusable", problem, None);
         }
     }
 
@@ -318,9 +318,9 @@ impl Agent {
         }
         match said {
             Said::Hello(_) | Said::Pulse(_) => {}
-            Said::Progress(progress) => self.progressed(progress),
+            Said::Progress(progress) => self.progressed(&progress),
             Said::Completed(completed) => self.child_completed(completed),
-            Said::Failed(failed) => self.child_failed(failed),
+            Said::Failed(failed) => self.child_failed(&failed),
             Said::Stopped(_) => self.child_stopped(id),
         }
     }

@@ -106,7 +106,7 @@ impl Agent {
             Message::TaskResult(result) => self.calls.task_result(result),
             Message::ChannelMessage(message) => self.calls.channel_message(message),
             Message::Drain(drain) => {
-                self.start_drain(&format!("the coordinator asked for it: {}", drain.reason))
+                self.start_drain(&format!("the coordinator asked for it: {}", drain.reason));
             }
             Message::Welcome(_) => tracing::warn!("the coordinator sent a second welcome: ignored"),
             // Answered by its arrival: the session has noted it.

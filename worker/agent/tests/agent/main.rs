@@ -1,5 +1,7 @@
 //! The agent against a coordinator that does as the test says, a real folder as store, and real child processes.
 
+#![allow(clippy::unwrap_used)]
+
 mod calls;
 mod children;
 mod pipeline;
