@@ -19,6 +19,8 @@ mod local;
 mod retry;
 mod s3;
 mod store;
+#[cfg(test)]
+mod tests;
 mod url;
 
 pub use counters::{Counters, CountersSnapshot, Operation, Request};

@@ -109,6 +109,12 @@ impl Answer<'_> {
 fn service_error(answer: &Answer<'_>, key: String, store: String) -> StoreError {
     let code = answer.shown();
     match (answer.code, answer.status) {
+        // MinIO's words when its disk fills up between two looks at the free space.
+        ("InternalError", _) if answer.message.contains("no space left on device") => StoreError::StoreFull {
+            key,
+            store,
+            source: answer.source(),
+        },
         ("NoSuchBucket", _) => StoreError::BucketNotFound {
             bucket: answer.bucket.into(),
             store,

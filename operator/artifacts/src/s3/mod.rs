@@ -10,6 +10,8 @@ mod download;
 mod errors;
 mod listing;
 mod probe;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::path::Path;

@@ -244,9 +244,22 @@ impl Inner {
         Ok(self.part_bytes.max(size_bytes.div_ceil(MAX_PARTS)))
     }
 
+    /// Begins an upload. It goes on when its caller goes away, since an upload whose id nobody knows could not be
+    /// aborted: the one that nobody takes aborts itself when dropped.
     pub(super) async fn create_upload(
         self: &Arc<Self>,
         key: &str,
+        info: &ObjectInfo,
+        writer: &str,
+    ) -> Result<Upload, StoreError> {
+        let (inner, owned, writer, info) = (Arc::clone(self), key.to_owned(), writer.to_owned(), *info);
+        let task = tokio::spawn(async move { inner.send_create(owned, &info, &writer).await });
+        self.unwind(key, task.await)?
+    }
+
+    async fn send_create(
+        self: Arc<Self>,
+        key: String,
         info: &ObjectInfo,
         writer: &str,
     ) -> Result<Upload, StoreError> {
@@ -254,17 +267,17 @@ impl Inner {
             self.client
                 .create_multipart_upload()
                 .bucket(&self.location.bucket)
-                .key(self.bucket_key(key))
+                .key(self.bucket_key(&key))
                 .checksum_algorithm(ChecksumAlgorithm::Sha256)
                 .metadata(META_SHA256, info.sha256.to_string())
                 .metadata(META_WRITER, writer)
                 .send()
         };
-        let (result, _) = request!(self, Request::CreateMultipartUpload, key, send());
+        let (result, _) = request!(self, Request::CreateMultipartUpload, &key, send());
         let id = result?.upload_id.unwrap_or_default();
         Ok(Upload {
-            inner: Arc::clone(self),
-            key: key.into(),
+            inner: self,
+            key,
             id,
             open: true,
         })
