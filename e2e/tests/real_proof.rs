@@ -80,7 +80,7 @@ fn expect_verified(done: &Finished, name: &str) {
 #[test]
 fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
     let _alone = alone();
-    let done = fibonacci("small", 15_000).run().expect_code(0);
+    let done = fibonacci("small", 8_000).run().expect_code(0);
     expect_verified(&done, "small");
     let report = done.report();
     assert!(
@@ -93,12 +93,12 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
 
     let public_values = std::fs::read(done.output("small.public-values")).unwrap();
     let (mut before, mut now) = (0_u64, 1_u64);
-    for _ in 0..15_000 {
+    for _ in 0..8_000 {
         (before, now) = (now, before.wrapping_add(now));
     }
     assert_eq!(
         public_values,
-        [15_000_u64.to_le_bytes(), before.to_le_bytes()].concat()
+        [8_000_u64.to_le_bytes(), before.to_le_bytes()].concat()
     );
 
     let proof = done.output("small.proof");
@@ -145,7 +145,7 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
 #[test]
 fn killing_a_backend_and_an_agent_during_a_proof_loses_no_finished_task() {
     let _alone = alone();
-    let mut running = fibonacci("killed", 15_000).start();
+    let mut running = fibonacci("killed", 8_000).start();
     running.await_done("Prove", 1, PROGRESS_LIMIT);
     let first = Kill::of(&running, running.backends().first().into_iter());
     running.await_done("Lift", 1, PROGRESS_LIMIT);

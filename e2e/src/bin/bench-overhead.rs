@@ -20,8 +20,8 @@ struct Arguments {
     /// Pairs of runs.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: u32,
-    /// Which Fibonacci number is proved: six cycles for each step.
-    #[arg(long, default_value_t = 38_000)]
+    /// Which Fibonacci number is proved: about five cycles for each step.
+    #[arg(long, default_value_t = 20_000)]
     fibonacci: u64,
     /// Size of segments, as a power of two of cycles.
     #[arg(long, default_value_t = 16)]
