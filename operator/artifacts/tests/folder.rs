@@ -1,4 +1,5 @@
 //! The folder store: what every store does, and what only file systems do.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop there")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The S3 store against a real MinIO: what every store does, and what networks and services do to it.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop there")]
 
 mod support;
 
