@@ -1,1 +1,259 @@
-//! 
+//! A loaded cluster around the scheduling core, for benchmarks.
+//!
+//! Owns the load: workers that start and complete what they are given, jobs whose planners keep the queue full.
+//! One decision is what one task costs the core in production: the report that it started, the report that it
+//! succeeded, and the dispatch that this causes, with all features on (prefetch, leases, artifacts, fairness).
+
+use std::sync::Arc;
+
+use prover_core::{
+    Action, ArtifactName, AttemptId, BackendVersion, Binding, CallId, DeviceClass, DeviceSpec, Event, JobId, JobPolicy,
+    JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage, WorkerId, WorkerSpec,
+};
+
+const GIB: u64 = 1 << 30;
+
+/// What is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Workers, each with one device of one slot.
+    pub workers: u64,
+    /// Jobs.
+    pub jobs: u64,
+    /// Namespaces over which the jobs are spread.
+    pub tenants: u64,
+    /// Tasks that are queued when measuring begins.
+    pub queued: u64,
+    /// Distinct requirements of leaves.
+    pub classes: u64,
+    /// Whether tasks read and write artifacts and depend on other tasks.
+    pub graph: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { workers: 1_000, jobs: 1_000, tenants: 1, queued: 100_000, classes: 1, graph: false }
+    }
+}
+
+/// An attempt in the hands of a worker.
+#[derive(Clone, Debug)]
+struct Given {
+    attempt: AttemptId,
+    output: Option<ArtifactName>,
+}
+
+/// A loaded cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    state: State,
+    shape: Shape,
+    now: Timestamp,
+    decided: u64,
+    actions: Vec<Action>,
+    /// Per worker what runs and what was fetched ahead, in order.
+    given: Vec<std::collections::VecDeque<Given>>,
+    next_worker: usize,
+    roots: Vec<(JobId, AttemptId)>,
+    submitted: Vec<u64>,
+    result: Arc<[u8]>,
+    key: Arc<str>,
+}
+
+fn backend() -> BackendVersion {
+    BackendVersion { name: "emulated".into(), version: "1".into() }
+}
+
+fn needs(lane: Lane, host_memory_bytes: u64) -> Requirements {
+    Requirements { lane, device_class: DeviceClass::Gpu, host_memory_bytes, vram_bytes: GIB, backend: backend() }
+}
+
+fn task(name: &str, requirements: Requirements) -> TaskSpec {
+    TaskSpec {
+        request_id: name.into(),
+        task_type: "prove".into(),
+        requirements,
+        depends_on: Vec::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        parameters: Arc::from([]),
+        cache_key: None,
+        estimated_device_time: Some(Milliseconds(1_000)),
+        completes: Vec::new(),
+        concludes_job: false,
+        marker: false,
+    }
+}
+
+impl Cluster {
+    /// Loads a cluster: every slot is taken, every slot has its next task, the rest is queued.
+    pub fn new(shape: Shape) -> Cluster {
+        let mut cluster = Cluster {
+            state: State::new(Limits { permit_bytes_per_job: 1, ..Limits::default() }),
+            shape,
+            now: Timestamp(1_000),
+            decided: 0,
+            actions: Vec::with_capacity(1_024),
+            given: (0..shape.workers).map(|_| std::collections::VecDeque::new()).collect(),
+            next_worker: 0,
+            roots: Vec::new(),
+            submitted: vec![0; shape.jobs as usize],
+            result: Arc::from([0u8; 8]),
+            key: "jobs/1/attempts/1/out".into(),
+        };
+        for worker in 0..shape.workers {
+            cluster.connect(worker);
+        }
+        for job in 0..shape.jobs {
+            cluster.submit_job(job);
+        }
+        cluster.refill();
+        // What stays in place is measured, not what a fresh heap is like.
+        cluster.decide(shape.workers * 4);
+        cluster.refill();
+        cluster
+    }
+
+    fn connect(&mut self, worker: u64) {
+        let spec = WorkerSpec {
+            name: format!("worker-{worker}").into(),
+            group: "group".into(),
+            host_memory_bytes: 256 * GIB,
+            devices: vec![DeviceSpec { class: DeviceClass::Gpu, vram_bytes: 80 * GIB, slots: 1 }],
+            backend: backend(),
+        };
+        self.apply(Event::WorkerConnected { worker: WorkerId(worker), spec: Box::new(spec), held: Vec::new() });
+    }
+
+    fn submit_job(&mut self, job: u64) {
+        let mut root = task("plan", needs(Lane::Control, GIB));
+        root.task_type = "plan".into();
+        let spec = JobSpec {
+            uid: format!("job-{job}").into(),
+            tenant: format!("tenant-{}", job % self.shape.tenants).into(),
+            policy: JobPolicy {
+                priority: 0,
+                deadline: None,
+                active_deadline: None,
+                max_workers: None,
+                suspended: false,
+            },
+            retry_limit: 10,
+            parent_chain: vec![root.requirements.clone()],
+            root,
+            root_concludes: false,
+            largest_leaf: needs(Lane::Device, GIB),
+            sources: vec![("program".into(), self.binding())],
+            retained: Vec::new(),
+        };
+        self.apply(Event::JobSubmitted(Box::new(spec)));
+    }
+
+    fn binding(&self) -> Binding {
+        Binding { key: self.key.clone(), sha256: [1; 32], size_bytes: 1 }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.state.apply(event, self.now, &mut actions);
+        for action in actions.drain(..) {
+            self.execute(&action);
+        }
+        self.actions = actions;
+    }
+
+    fn execute(&mut self, action: &Action) {
+        if let Action::Assign(assignment) = action {
+            match assignment.device {
+                None => self.roots.push((assignment.job, assignment.attempt)),
+                Some(_) => {
+                    let output = self.shape.graph.then(|| self.output_of(assignment.task)).flatten();
+                    self.given[assignment.worker.0 as usize].push_back(Given { attempt: assignment.attempt, output });
+                }
+            }
+        }
+    }
+
+    fn output_of(&self, task: TaskId) -> Option<ArtifactName> {
+        self.state.task(task).and_then(|task| task.spec.outputs.first().cloned())
+    }
+
+    /// Submits tasks until the wanted number is queued.
+    pub fn refill(&mut self) {
+        let queued: u64 = self.state.queue_depth().iter().map(|depth| depth.waiting).sum();
+        let missing = (self.shape.queued + self.shape.workers * 2).saturating_sub(queued);
+        let share = missing / self.shape.jobs;
+        for job in 0..self.roots.len() {
+            let (id, attempt) = self.roots[job];
+            assert!(self.state.job(id).is_some());
+            let first = self.submitted[job];
+            let mut tasks = Vec::with_capacity(share as usize);
+            for number in first..first + share {
+                let class = (number + job as u64) % self.shape.classes;
+                let mut spec = task(&format!("prove-{number}"), needs(Lane::Device, GIB - class * 1_024));
+                if self.shape.graph {
+                    spec.outputs = vec![format!("receipt-{number}").into()];
+                    // Every second task follows the one before it and reads what that one made.
+                    if number % 2 == 1 {
+                        spec.depends_on = vec![format!("prove-{}", number - 1).into()];
+                        spec.inputs = vec![format!("receipt-{}", number - 1).into()];
+                    } else {
+                        spec.inputs = vec!["program".into()];
+                    }
+                }
+                tasks.push(spec);
+            }
+            self.submitted[job] = first + share;
+            self.apply(Event::TasksSubmitted { call: CallId(1), attempt, tasks });
+        }
+    }
+
+    /// Makes so many decisions, worker by worker. Returns how many actions came out.
+    pub fn decide(&mut self, decisions: u64) -> usize {
+        let mut came_out = 0;
+        for _ in 0..decisions {
+            let worker = self.next_worker;
+            self.next_worker = (worker + 1) % self.given.len();
+            let Some(Given { attempt, output }) = self.given[worker].pop_front() else { continue };
+            self.decided += 1;
+            // A task takes a second: all workers together move the clock that much.
+            if self.decided.is_multiple_of((self.shape.workers / 1_000).max(1)) {
+                self.now.0 += (1_000 / self.shape.workers).max(1);
+            }
+            let mut actions = std::mem::take(&mut self.actions);
+            self.state.apply(Event::AttemptStarted { attempt }, self.now, &mut actions);
+            let outputs = match output {
+                Some(name) => vec![(name, self.binding())],
+                None => Vec::new(),
+            };
+            let usage = Usage { device_time: Milliseconds(1_000), energy_millijoules: 100 };
+            let result = self.result.clone();
+            self.state.apply(Event::AttemptSucceeded { attempt, outputs, result, usage }, self.now, &mut actions);
+            came_out += actions.len();
+            for action in actions.drain(..) {
+                self.execute(&action);
+            }
+            self.actions = actions;
+            if self.decided.is_multiple_of(self.shape.workers * 5) {
+                self.heartbeats();
+            }
+        }
+        came_out
+    }
+
+    /// Every worker says that it is alive, as often as in production (once in some tasks).
+    fn heartbeats(&mut self) {
+        for worker in 0..self.given.len() {
+            let attempts = self.given[worker].iter().map(|given| given.attempt).collect();
+            self.apply(Event::WorkerHeartbeat { worker: WorkerId(worker as u64), attempts });
+        }
+    }
+
+    /// Panics unless the cluster is as busy as it should be.
+    pub fn assert_loaded(&self) {
+        let full = self.given.iter().filter(|given| given.len() == 2).count();
+        assert_eq!(full, self.given.len(), "every worker has a running and a prefetched attempt");
+        let queued: u64 = self.state.queue_depth().iter().map(|depth| depth.waiting).sum();
+        assert!(queued > 0, "tasks are queued");
+    }
+}

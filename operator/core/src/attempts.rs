@@ -57,6 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) lease: Lease,
     pub(crate) alone: bool,
     pub(crate) recalling: bool,
+    /// Known to have left its slot.
+    pub(crate) left: bool,
     /// Was told to stop once: its result never counts, even if its worker was lost since.
     pub(crate) discarded: bool,
     /// Ran beside an attempt whose child died.
@@ -129,6 +131,7 @@ impl State {
             lease: Lease::Held,
             alone: alone && place == Place::Slot,
             recalling: false,
+            left: false,
             discarded: false,
             suspect: false,
             level: None,
@@ -328,6 +331,7 @@ impl State {
                 if holder.reserved_for == task {
                     holder.reserved_for = NONE;
                 }
+                self.seat_again(worker, device);
             }
             Place::Leaving => remove_from(&mut holder.devices[device].leaving, attempt),
             Place::Control => {
@@ -489,6 +493,51 @@ impl State {
             self.workers[worker].devices[device].ahead.push_front(leaving);
             self.link_ahead(leaving);
         }
+    }
+
+    /// Where several run at once, nobody says whose slot a successor took: when one of the others is the first to
+    /// end, one that counts as leaving may have stayed, and takes the slot that is free now.
+    fn seat_again(&mut self, worker: u32, device: usize) {
+        let holder = &self.workers[worker];
+        let entry = &holder.devices[device];
+        if entry.slots < 2 {
+            return;
+        }
+        let stayed = entry.leaving.iter().copied().find(|attempt| {
+            let attempt = &self.attempts[*attempt];
+            !attempt.left && attempt.needs_host_bytes <= holder.host_free && attempt.needs_vram_bytes <= entry.vram_free
+        });
+        let Some(attempt) = stayed else { return };
+        let entry = &mut self.attempts[attempt];
+        let (host_bytes, vram_bytes) = (entry.needs_host_bytes, entry.needs_vram_bytes);
+        (entry.host_bytes, entry.vram_bytes, entry.place) = (host_bytes, vram_bytes, Place::Slot);
+        let holder = &mut self.workers[worker];
+        holder.host_free -= host_bytes;
+        let holder = &mut holder.devices[device];
+        holder.vram_free -= vram_bytes;
+        remove_from(&mut holder.leaving, attempt);
+        holder.running.push(attempt);
+        self.start_clock(attempt);
+    }
+
+    /// An attempt is known to have left its slot: its worker has completed it.
+    pub(crate) fn leave_slot(&mut self, attempt: u32) {
+        self.attempts[attempt].left = true;
+        if self.attempts[attempt].place != Place::Slot {
+            return;
+        }
+        self.stop_clock(attempt);
+        let entry = &mut self.attempts[attempt];
+        let (worker, device) = (entry.worker, usize::from(entry.device));
+        let (host_bytes, vram_bytes) = (entry.host_bytes, entry.vram_bytes);
+        (entry.host_bytes, entry.vram_bytes, entry.place) = (0, 0, Place::Leaving);
+        let holder = &mut self.workers[worker];
+        holder.host_free += host_bytes;
+        let holder = &mut holder.devices[device];
+        holder.vram_free += vram_bytes;
+        remove_from(&mut holder.running, attempt);
+        holder.leaving.push(attempt);
+        self.mark_dirty(worker);
     }
 
     pub(crate) fn attempt_started(&mut self, id: AttemptId, out: &mut Vec<Action>) {

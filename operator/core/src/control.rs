@@ -37,7 +37,7 @@ pub(crate) struct WaitGroup {
 
 impl State {
     /// Whether a control task of the class can be placed on the worker now without taking the room of leaves.
-    fn control_fits(&self, worker: u32, class: u8) -> bool {
+    pub(crate) fn control_fits(&self, worker: u32, class: u8) -> bool {
         let entry = &self.workers[worker];
         let bytes = self.classes.host_bytes[usize::from(class)];
         let held = entry.held_for.is_some_and(|held| held != class);

@@ -44,7 +44,9 @@ impl State {
                     .filter(|attempt| self.attempts[**attempt].on_clock)
                     .count();
                 assert_eq!(on_clock as u64, device.sharing);
-                let alone = device.running.iter().any(|attempt| self.attempts[*attempt].alone);
+                let alone = device.running.iter().map(|attempt| &self.attempts[*attempt]).any(|attempt| {
+                    attempt.alone && attempt.lease == Lease::Held
+                });
                 assert!(!alone || device.running.len() == 1, "a suspect runs alone");
             }
             let mut parents = 0;
@@ -225,6 +227,11 @@ impl State {
                 assert_eq!(waiting, 0, "a queued task fits a worker in tier {tier}");
             }
             debug_assert!(TIER_SLOT < TIER_AHEAD);
+        }
+        for class in crate::bits::bits(self.tenant_order.mask() & self.classes.control) {
+            for (index, _) in self.workers.iter() {
+                assert!(!self.control_fits(index, class as u8), "a queued parent fits a worker");
+            }
         }
         let stopping = self.attempts.iter().any(|(_, attempt)| {
             attempt.place == Place::Control && matches!(attempt.lease, Lease::Stopping(_))

@@ -300,6 +300,8 @@ impl State {
         }
         self.republish(job);
         self.newly_queued |= self.jobs[job].queued_mask;
+        self.control_wanted = true;
+        self.chain_jobs.push(job);
     }
 
     pub(crate) fn set_phase(&mut self, job: u32, phase: JobPhase, out: &mut Vec<Action>) {

@@ -53,6 +53,13 @@ impl State {
             }
         }
         self.refresh_fit(worker);
+        for held in held.iter().filter(|held| held.completed) {
+            if let Some(attempt) = self.attempts.find(held.attempt.0)
+                && self.attempts[attempt].worker_id == id
+            {
+                self.leave_slot(attempt);
+            }
+        }
         for held in held {
             self.still_held(worker, *held, out);
         }
@@ -118,7 +125,7 @@ impl State {
             && self.jobs[job].may_run()
             && !self.attempts[attempt].discarded
             && entry.class == self.attempts[attempt].class
-            && entry.alone == self.attempts[attempt].alone;
+            && !entry.alone;
         let place = self.place_again(attempt, worker, started, wanted);
         let Some(place) = place else {
             let worker = self.workers[worker].id;
@@ -190,7 +197,7 @@ impl State {
         let slot = device.running.len() < usize::from(device.slots)
             && holder.host_free >= entry.needs_host_bytes
             && device.vram_free >= entry.needs_vram_bytes;
-        if slot && (started || wanted) {
+        if slot {
             return Some(Place::Slot);
         }
         let room = self.device_room(holder, device)?;

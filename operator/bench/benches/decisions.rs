@@ -1,0 +1,66 @@
+//! Cost of a decision of the scheduling core under load, and of a sorted map beside it as a yardstick.
+#![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use prover_bench::{Cluster, Shape};
+
+/// Decisions after which the queue is filled again, outside of the measured time.
+const BATCH: u64 = 20_000;
+
+fn decisions(criterion: &mut Criterion, name: &str, parameter: &str, shape: Shape) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements(1));
+    let mut cluster = Cluster::new(shape);
+    cluster.assert_loaded();
+    group.bench_function(BenchmarkId::from_parameter(parameter), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut measured = Duration::ZERO;
+            let mut left = iterations;
+            while left > 0 {
+                let batch = left.min(BATCH);
+                #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+                let start = Instant::now();
+                std::hint::black_box(cluster.decide(batch));
+                measured += start.elapsed();
+                left -= batch;
+                cluster.refill();
+            }
+            measured
+        });
+    });
+    cluster.assert_loaded();
+    group.finish();
+}
+
+fn all(criterion: &mut Criterion) {
+    for workers in [10, 100, 1_000, 10_000] {
+        let shape = Shape { workers, ..Shape::default() };
+        decisions(criterion, "decision", &format!("{workers}-workers"), shape);
+    }
+    decisions(criterion, "decision", "graph", Shape { graph: true, ..Shape::default() });
+    decisions(criterion, "decision", "64-classes", Shape { classes: 60, ..Shape::default() });
+    decisions(criterion, "decision", "100-tenants", Shape { tenants: 100, ..Shape::default() });
+}
+
+fn yardstick(criterion: &mut Criterion) {
+    let mut map: BTreeMap<(u64, u64), u64> = (0..100_000u64).map(|n| ((n * 7_919 % 100_000, n), n)).collect();
+    let mut next = 100_000u64;
+    criterion.bench_function("yardstick/sorted-map-pop-push", |bencher| {
+        bencher.iter(|| {
+            let first = map.pop_first();
+            next += 1;
+            map.insert((next * 7_919 % 1_000_003, next), next);
+            std::hint::black_box(first)
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
+    targets = yardstick, all
+}
+criterion_main!(benches);
