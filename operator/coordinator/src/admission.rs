@@ -9,7 +9,7 @@ use prover_artifacts::{ArtifactStore, Prefix};
 use prover_backend::protocol;
 use prover_core::{
     ArtifactName, Binding, DeviceClass, JobPolicy, JobSpec, Lane, Milliseconds, Requirements, TaskSpec,
-    Timestamp,
+    Timestamp, WorkerSpec,
 };
 use prover_crds::{Destination, InputFormat, MANAGED_BY_US, ProofJob, ProofJobSpec, ProofKind};
 
@@ -74,6 +74,33 @@ pub(crate) struct BackendCapacity {
     pub(crate) device_class: DeviceClass,
     /// Slots of all devices.
     pub(crate) slots: u32,
+}
+
+impl BackendCapacity {
+    /// Of these workers, counting only what has devices of the class. A worker's memory is shared by its devices.
+    pub(crate) fn of<'a>(workers: impl Iterator<Item = &'a WorkerSpec>, device_class: DeviceClass) -> Self {
+        let mut smallest: Option<(u64, u64)> = None;
+        let mut slots: u32 = 0;
+        for worker in workers {
+            let share = worker.host_memory_bytes / worker.devices.len().max(1) as u64;
+            for device in worker
+                .devices
+                .iter()
+                .filter(|device| device.class == device_class)
+            {
+                let (memory, vram) = smallest.unwrap_or((u64::MAX, u64::MAX));
+                smallest = Some((memory.min(share), vram.min(device.vram_bytes)));
+                slots = slots.saturating_add(u32::from(device.slots));
+            }
+        }
+        let (smallest_memory_bytes, smallest_vram_bytes) = smallest.unwrap_or_default();
+        BackendCapacity {
+            smallest_memory_bytes,
+            smallest_vram_bytes,
+            device_class,
+            slots,
+        }
+    }
 }
 
 /// Tasks in flight per slot, so that the next task is fetched while one runs.
@@ -368,5 +395,62 @@ impl JobRequest {
             expected_program_id: self.program_id.clone(),
         }
         .encode_to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prover_core::{BackendVersion, DeviceSpec};
+
+    use super::*;
+
+    fn mk_worker(host_memory_bytes: u64, devices: &[(DeviceClass, u64, u16)]) -> WorkerSpec {
+        WorkerSpec {
+            name: "worker".into(),
+            group: "group".into(),
+            host_memory_bytes,
+            devices: devices
+                .iter()
+                .map(|(class, vram_bytes, slots)| DeviceSpec {
+                    class: *class,
+                    vram_bytes: *vram_bytes,
+                    slots: *slots,
+                })
+                .collect(),
+            backend: BackendVersion {
+                name: "risc0".into(),
+                version: "1".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_planner_is_told_the_smallest_share_of_memory_that_a_device_has() {
+        use DeviceClass::{Cpu, Gpu};
+        let workers = [
+            mk_worker(64, &[(Gpu, 24, 1), (Gpu, 16, 1)]),
+            mk_worker(48, &[(Gpu, 80, 4)]),
+            // It has no device of the class, so its memory says nothing.
+            mk_worker(8, &[(Cpu, 0, 1)]),
+        ];
+        let told = BackendCapacity::of(workers.iter(), Gpu);
+        assert_eq!(
+            (told.smallest_memory_bytes, told.smallest_vram_bytes, told.slots),
+            (32, 16, 6)
+        );
+        let told = BackendCapacity::of(workers.iter(), Cpu);
+        assert_eq!(
+            (told.smallest_memory_bytes, told.smallest_vram_bytes, told.slots),
+            (8, 0, 1)
+        );
+    }
+
+    #[test]
+    fn without_workers_there_is_nothing_to_tell() {
+        let told = BackendCapacity::of([].iter(), DeviceClass::Cpu);
+        assert_eq!(
+            (told.smallest_memory_bytes, told.smallest_vram_bytes, told.slots),
+            (0, 0, 0)
+        );
     }
 }

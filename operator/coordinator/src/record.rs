@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prover_backend::protocol::ProofReport as ToldProof;
 use prover_core::{
-    FailureClass, JobId, JobPhase, Milliseconds, State, TaskId, TaskState as CoreTaskState, Timestamp,
-    WaitReason,
+    DeviceClass, FailureClass, JobId, JobPhase, Milliseconds, State, TaskId, TaskState as CoreTaskState,
+    Timestamp, WaitReason,
 };
 use tokio::sync::watch;
 
@@ -121,6 +121,12 @@ impl JobRecord {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<JobView>> {
         self.sender.subscribe()
+    }
+
+    /// Kind of device that its segments are proved on.
+    pub(crate) fn leaf_class(&self) -> DeviceClass {
+        let offer = self.backend.offer(self.request.system, self.request.kind);
+        offer.map_or(DeviceClass::Cpu, |offer| offer.largest_leaf.device_class)
     }
 
     /// A task changed: its view is made anew with the next view of the job.

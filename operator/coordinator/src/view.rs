@@ -238,7 +238,7 @@ pub struct WorkerView {
     pub backend: BackendVersion,
     /// Devices, usable or not.
     pub devices: usize,
-    /// Attempts that it holds as of its last heartbeat.
+    /// Attempts that it runs or fetches ahead.
     pub attempts: usize,
     /// Bytes of host memory for attempts.
     pub host_memory_bytes: u64,

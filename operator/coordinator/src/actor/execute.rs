@@ -1,8 +1,8 @@
 //! Executing what the scheduling core asks for.
 
 use prover_core::{
-    Action, Answer, Assignment, AttemptId, CallId, DeviceClass, Event, FailureClass, JobId, JobPhase,
-    Refusal, TaskChange, TaskId, TaskOutcome, Usage, WorkerId,
+    Action, Answer, Assignment, AttemptId, CallId, Event, FailureClass, JobId, JobPhase, Refusal, TaskChange,
+    TaskId, TaskOutcome, Usage, WorkerId,
 };
 use prover_wire::Validate;
 use prover_wire::limits::cut_text;
@@ -12,7 +12,6 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Actor, EPOCH};
 use crate::admission::BackendCapacity;
-use crate::catalogue::Backend;
 use crate::convert;
 use crate::deletes::Deletion;
 use crate::record::describe;
@@ -129,8 +128,14 @@ impl Actor {
             .and_then(|device| worker.device_ids.get(usize::from(device.0)));
         let spec = task.spec;
         let plan = if assignment.task == root {
-            let capacity = self.capacity(&record.backend, spec.requirements.device_class);
-            record.request.encoded_plan(capacity, assignment.replans)
+            let workers = self.catalogue.workers(&record.backend.version);
+            let specs = workers
+                .filter_map(|worker| self.workers.get(&worker))
+                .map(|worker| &worker.spec);
+            let class = record.leaf_class();
+            record
+                .request
+                .encoded_plan(BackendCapacity::of(specs, class), assignment.replans)
         } else {
             Vec::new()
         };
@@ -160,37 +165,6 @@ impl Actor {
             alone: assignment.alone,
             attempt_number: assignment.number,
         })
-    }
-
-    /// What the workers of a backend have, for its planners. A worker's memory is shared by its devices.
-    fn capacity(&self, backend: &Backend, device_class: DeviceClass) -> BackendCapacity {
-        let mut capacity = BackendCapacity {
-            smallest_memory_bytes: u64::MAX,
-            smallest_vram_bytes: u64::MAX,
-            device_class,
-            slots: 0,
-        };
-        for worker in self
-            .catalogue
-            .workers(&backend.version)
-            .filter_map(|worker| self.workers.get(&worker))
-        {
-            let devices: Vec<_> = worker.spec.devices.iter().collect();
-            let share = worker.spec.host_memory_bytes / devices.len().max(1) as u64;
-            capacity.smallest_memory_bytes = capacity.smallest_memory_bytes.min(share);
-            for device in devices {
-                capacity.slots = capacity.slots.saturating_add(u32::from(device.slots));
-                capacity.smallest_vram_bytes = capacity.smallest_vram_bytes.min(device.vram_bytes);
-                capacity.device_class = device.class;
-            }
-        }
-        if capacity.slots == 0 {
-            capacity.smallest_vram_bytes = 0;
-        }
-        if capacity.smallest_memory_bytes == u64::MAX {
-            capacity.smallest_memory_bytes = 0;
-        }
-        capacity
     }
 
     /// The one place where a completion is acknowledged: what must be durable first is waited for here.
@@ -267,10 +241,13 @@ impl Actor {
             return;
         };
         let before = std::mem::replace(&mut record.phase, words.phase);
-        tracing::info!(
-            %job, uid = %record.request.uid, phase = words.phase.as_str(), reason = %words.reason,
-            message = %words.message, "a job changed"
-        );
+        let changed = before != words.phase;
+        if changed {
+            tracing::info!(
+                %job, uid = %record.request.uid, phase = words.phase.as_str(), reason = %words.reason,
+                words = %words.message, "a job changed"
+            );
+        }
         if words.phase.is_terminal() && !before.is_terminal() {
             self.parts
                 .metrics
@@ -278,7 +255,12 @@ impl Actor {
                 .with_label_values(&[words.phase.as_str()])
                 .inc();
         }
-        self.publish(job);
+        // Reasons of waiting change for thousands of jobs at once; only phases are shown at once.
+        if changed {
+            self.publish(job);
+        } else {
+            self.mark_changed(job);
+        }
     }
 
     fn task_changed(&mut self, job: JobId, task: TaskId, change: &TaskChange) {

@@ -207,7 +207,7 @@ impl Actor {
         message: &str,
         bad_input: bool,
     ) {
-        tracing::info!(uid = %waiting.request.uid, phase = phase.as_str(), reason, message, "a waiting job ended");
+        tracing::info!(uid = %waiting.request.uid, phase = phase.as_str(), reason, words = message, "a waiting job ended");
         let mut view = early_view(&waiting.request, waiting.submitted_at, phase, reason, message);
         view.bad_input = bad_input;
         view.finished_at = Some(self.now());

@@ -34,15 +34,16 @@ impl Actor {
     fn cluster_view(&self) -> ClusterView {
         let mut workers: Vec<_> = self
             .workers
-            .values()
-            .map(|worker| WorkerView {
+            .iter()
+            .map(|(id, worker)| (worker, self.state.worker(*id)))
+            .map(|(worker, told)| WorkerView {
                 worker_id: worker.spec.name.clone(),
                 group: worker.spec.group.clone(),
                 connected: worker.session.is_some(),
-                draining: worker.draining,
+                draining: told.as_ref().is_some_and(|told| told.draining),
                 backend: worker.backend.version.clone(),
                 devices: worker.spec.devices.len(),
-                attempts: worker.attempts,
+                attempts: told.as_ref().map_or(0, |told| told.running + told.prefetched),
                 host_memory_bytes: worker.spec.host_memory_bytes,
                 host_memory_used_bytes: worker.host_memory_used_bytes,
                 process_id: worker.process_id,

@@ -42,8 +42,6 @@ pub(super) struct Worker {
     pub(super) session: Option<SessionHandle>,
     /// When it is forgotten, while it has no stream.
     forget_at: Option<Timestamp>,
-    pub(super) draining: bool,
-    pub(super) attempts: usize,
     pub(super) host_memory_used_bytes: u64,
     pub(super) process_id: u64,
     /// Calls about artifacts that wait for their answer, with the name that they are about.
@@ -149,8 +147,6 @@ impl Actor {
             backend: Arc::clone(&backend),
             session: Some(session),
             forget_at: None,
-            draining: false,
-            attempts: hello.held.len(),
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
             named_calls,
@@ -267,7 +263,6 @@ impl Actor {
                 host_memory_used_bytes,
             } => {
                 if let Some(record) = self.workers.get_mut(&worker) {
-                    record.attempts = attempts.len();
                     record.host_memory_used_bytes = host_memory_used_bytes;
                 }
                 self.apply(Event::WorkerHeartbeat { worker, attempts });
@@ -298,9 +293,6 @@ impl Actor {
             }
             Report::Draining { reason } => {
                 tracing::info!(%worker, name = %self.worker_name(worker), reason, "a worker drains");
-                if let Some(record) = self.workers.get_mut(&worker) {
-                    record.draining = true;
-                }
                 self.apply(Event::WorkerDraining { worker });
             }
             Report::Event(event) => self.apply(event),
@@ -336,7 +328,7 @@ impl Actor {
                 .metrics
                 .device_seconds
                 .inc_by(usage.device_time.0 as f64 / 1_000.0);
-            tracing::info!(%attempt, ?class, %reason, %message, "an attempt failed");
+            tracing::info!(%attempt, ?class, %reason, words = %message, "an attempt failed");
         }
         let job = self.state.attempt(attempt).map(|told| told.job);
         if let Some(record) = job.and_then(|job| self.jobs.get_mut(&job)) {
