@@ -1,10 +1,5 @@
 //! Real RISC Zero proofs through local mode, with processes killed meanwhile. Minutes of all cores each, so few.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that lacks what it looks for has failed"
-)]
-
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
