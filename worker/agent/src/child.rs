@@ -25,8 +25,8 @@ use crate::event::{ChildNews, Commands, Event};
 use crate::host::{Host, OutOfMemoryKills};
 use crate::launch::Starter;
 use crate::limits::{
-    CLOSE_WITHIN, FAILED_STARTS, HANG_CONFIRMATION, HELLO_WITHIN, RESTART_FIRST, RESTART_LONGEST,
-    SAMPLE_EVERY, SHUTDOWN_WITHIN,
+    CLOSE_WITHIN, FAILED_STARTS, HANG_CONFIRMATION, HELLO_WITHIN, REAP_WITHIN, RESTART_FIRST,
+    RESTART_LONGEST, SAMPLE_EVERY, SHUTDOWN_WITHIN,
 };
 pub(crate) use ending::{ChildEnd, Killed};
 use ending::{Evidence, judge};
@@ -315,7 +315,16 @@ impl Supervisor {
         };
         // The whole group: what the child started must not outlive it.
         kill_group(running.process);
-        let status = running.child.wait().await.ok();
+        let status = match timeout(REAP_WITHIN, running.child.wait()).await {
+            Ok(status) => status.ok(),
+            Err(_) => {
+                tracing::error!(
+                    process = running.process,
+                    "a killed backend process does not end: its driver hangs"
+                );
+                None
+            }
+        };
         if let Some(mut events) = events
             && !events.is_finished()
             && timeout(CLOSE_WITHIN, &mut events).await.is_err()

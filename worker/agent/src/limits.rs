@@ -6,8 +6,12 @@ use std::time::Duration;
 pub(crate) const QUEUED_EVENTS: usize = 4_096;
 
 /// Messages that wait to be sent to the coordinator. When they are full, the coordinator does not read any more:
-/// the stream is given up and opened again.
-pub(crate) const QUEUED_MESSAGES: usize = 8_192;
+/// the stream is given up and opened again. All that a new stream must carry at once fits: two messages for each
+/// attempt that is held, and each pending call.
+pub(crate) const QUEUED_MESSAGES: usize = 65_536;
+
+/// Free places in the queue to the coordinator below which progress is dropped: what follows tells more.
+pub(crate) const PLACES_KEPT_FROM_PROGRESS: usize = QUEUED_MESSAGES / 2;
 
 /// Commands that wait to be read by a child. When they are full, the child counts as hung.
 pub(crate) const QUEUED_COMMANDS: usize = 1_024;
@@ -56,6 +60,9 @@ pub(crate) const HANG_CONFIRMATION: Duration = Duration::from_millis(500);
 /// How long a child may take to end after its session ended, or the session after the child.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long the kernel may take to end a killed process. One that waits for a broken driver may never end.
+pub(crate) const REAP_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a child may take to end when it is asked to.
 pub(crate) const SHUTDOWN_WITHIN: Duration = Duration::from_millis(500);
 
@@ -91,3 +98,6 @@ pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bytes of a socket's path: the kernel allows 108 with the zero at its end.
 pub(crate) const SOCKET_PATH_BYTES: usize = 100;
+
+// A new stream must never be given up for what it has to carry at once.
+const _: () = assert!(QUEUED_MESSAGES > 2 * prover_wire::limits::ATTEMPTS_PER_WORKER + PENDING_CALLS);

@@ -19,7 +19,7 @@ use crate::attempt::Stage;
 use crate::calls;
 use crate::child::Killed;
 use crate::event::{AttemptView, Event, Reply};
-use crate::limits::STOP_WITHIN;
+use crate::limits::{PLACES_KEPT_FROM_PROGRESS, STOP_WITHIN};
 use crate::transfer::{self, Fetched, TransferError, Uploaded};
 
 impl Agent {
@@ -188,6 +188,14 @@ impl Agent {
     }
 
     pub(super) fn progressed(&mut self, progress: &ChildProgress) {
+        // Lossy: a backend that tells more than the coordinator reads must not cost the stream.
+        let places = self
+            .outgoing
+            .as_ref()
+            .map_or(0, |outgoing| outgoing.queue.capacity());
+        if places < PLACES_KEPT_FROM_PROGRESS {
+            return;
+        }
         let attempt_id = progress.attempt_id;
         self.send(AttemptProgress {
             attempt_id,
