@@ -115,11 +115,7 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
         .iter()
         .map(|device| device.id.as_str().into())
         .collect();
-    let held = message.held.iter().map(|held| HeldAttempt {
-        attempt: AttemptId(held.attempt_id),
-        started: held.started,
-        completed: held.completed,
-    });
+    let held = message.held.iter().map(held_attempt);
     Ok(Hello {
         held: held.collect(),
         spec: WorkerSpec {
@@ -134,6 +130,14 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
         highest_epoch: message.highest_epoch,
         process_id: message.process_id,
     })
+}
+
+fn held_attempt(held: &wire::HeldAttempt) -> HeldAttempt {
+    HeldAttempt {
+        attempt: AttemptId(held.attempt_id),
+        started: held.started,
+        completed: held.completed,
+    }
 }
 
 fn device(device: &wire::Device) -> DeviceSpec {
@@ -448,6 +452,25 @@ mod tests {
     fn a_call_number_that_would_reach_into_another_workers_is_refused() {
         let message = call_id(WorkerId(1), 1 << 40).unwrap_err().to_string();
         assert!(message.contains("call.call_id"), "{message}");
+    }
+
+    #[test]
+    fn a_held_attempt_is_told_as_the_worker_has_it() {
+        for (started, completed) in [(false, false), (true, false), (true, true)] {
+            let told = held_attempt(&wire::HeldAttempt {
+                attempt_id: 7,
+                started,
+                completed,
+            });
+            assert_eq!(
+                told,
+                HeldAttempt {
+                    attempt: AttemptId(7),
+                    started,
+                    completed
+                }
+            );
+        }
     }
 
     #[test]
