@@ -151,7 +151,7 @@ async fn a_killed_worker_leaves_no_child_behind() {
     let mut bench = Bench::mk().await;
     let mut worker = Worker::start(&bench, &[]);
     let session = bench.coordinator.welcomed(1).await;
-    // A child that would not notice by itself that its agent is gone.
+    // One that can't notice by itself that its agent is gone, and one that can.
     let blocked = [
         Step::ProcessId(bench.path("device")),
         Step::Signal(Signal::STOP.as_raw()),
@@ -178,6 +178,23 @@ async fn a_killed_worker_leaves_no_child_behind() {
     assert!(session.hello.held.is_empty());
     next.signal(Signal::TERM);
     assert_eq!(next.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_takes_a_child_with_it_that_does_not_listen_to_anybody() {
+    let mut bench = Bench::mk().await;
+    // Never opens a session, so only the kernel can tell it that its agent is gone.
+    let (script, part, process) = (bench.path("backend.sh"), bench.path("part"), bench.path("pid"));
+    let (part, process) = (part.display(), process.display());
+    let text = format!("#!/bin/sh\necho -n $$ > {part} && mv {part} {process}\nexec sleep 300\n");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    bench.config.backend_command = script;
+    let mut worker = Worker::start(&bench, &[]);
+    let child = bench.process_id("pid").await;
+    worker.signal(Signal::KILL);
+    assert_eq!(worker.ended().await.signal(), Some(Signal::KILL.as_raw()));
+    process_gone(child).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
