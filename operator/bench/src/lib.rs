@@ -53,6 +53,7 @@ pub struct Cluster {
     actions: Vec<Action>,
     /// Per worker what runs and what was fetched ahead, in order.
     given: Vec<std::collections::VecDeque<Given>>,
+    planners: Vec<Vec<AttemptId>>,
     next_worker: usize,
     roots: Vec<(JobId, AttemptId)>,
     submitted: Vec<u64>,
@@ -95,6 +96,7 @@ impl Cluster {
             decided: 0,
             actions: Vec::with_capacity(1_024),
             given: (0..shape.workers).map(|_| std::collections::VecDeque::new()).collect(),
+            planners: vec![Vec::new(); shape.workers as usize],
             next_worker: 0,
             roots: Vec::new(),
             submitted: vec![0; shape.jobs as usize],
@@ -126,7 +128,7 @@ impl Cluster {
     }
 
     fn submit_job(&mut self, job: u64) {
-        let mut root = task("plan", needs(Lane::Control, GIB));
+        let mut root = task("plan", needs(Lane::Control, GIB / 16));
         root.task_type = "plan".into();
         let spec = JobSpec {
             uid: format!("job-{job}").into(),
@@ -165,7 +167,10 @@ impl Cluster {
     fn execute(&mut self, action: &Action) {
         if let Action::Assign(assignment) = action {
             match assignment.device {
-                None => self.roots.push((assignment.job, assignment.attempt)),
+                None => {
+                    self.roots.push((assignment.job, assignment.attempt));
+                    self.planners[assignment.worker.0 as usize].push(assignment.attempt);
+                }
                 Some(_) => {
                     let output = self.shape.graph.then(|| self.output_of(assignment.task)).flatten();
                     self.given[assignment.worker.0 as usize].push_back(Given { attempt: assignment.attempt, output });
@@ -216,12 +221,9 @@ impl Cluster {
             self.next_worker = (worker + 1) % self.given.len();
             let Some(Given { attempt, output }) = self.given[worker].pop_front() else { continue };
             self.decided += 1;
-            // A task takes a second: all workers together move the clock that much.
-            if self.decided.is_multiple_of((self.shape.workers / 1_000).max(1)) {
-                self.now.0 += (1_000 / self.shape.workers).max(1);
-            }
+            // A task takes a second: a round over all workers moves the clock that much.
+            self.now.0 = 1_000 + self.decided * 1_000 / self.shape.workers;
             let mut actions = std::mem::take(&mut self.actions);
-            self.state.apply(Event::AttemptStarted { attempt }, self.now, &mut actions);
             let outputs = match output {
                 Some(name) => vec![(name, self.binding())],
                 None => Vec::new(),
@@ -229,6 +231,10 @@ impl Cluster {
             let usage = Usage { device_time: Milliseconds(1_000), energy_millijoules: 100 };
             let result = self.result.clone();
             self.state.apply(Event::AttemptSucceeded { attempt, outputs, result, usage }, self.now, &mut actions);
+            // The next one starts where this one ran.
+            if let Some(next) = self.given[worker].front() {
+                self.state.apply(Event::AttemptStarted { attempt: next.attempt }, self.now, &mut actions);
+            }
             came_out += actions.len();
             for action in actions.drain(..) {
                 self.execute(&action);
@@ -244,15 +250,17 @@ impl Cluster {
     /// Every worker says that it is alive, as often as in production (once in some tasks).
     fn heartbeats(&mut self) {
         for worker in 0..self.given.len() {
-            let attempts = self.given[worker].iter().map(|given| given.attempt).collect();
+            let mut attempts = self.planners[worker].clone();
+            attempts.extend(self.given[worker].iter().map(|given| given.attempt));
             self.apply(Event::WorkerHeartbeat { worker: WorkerId(worker as u64), attempts });
         }
     }
 
     /// Panics unless the cluster is as busy as it should be.
     pub fn assert_loaded(&self) {
-        let full = self.given.iter().filter(|given| given.len() == 2).count();
-        assert_eq!(full, self.given.len(), "every worker has a running and a prefetched attempt");
+        for (worker, given) in self.given.iter().enumerate() {
+            assert_eq!(given.len(), 2, "worker {worker} has a running and a prefetched attempt");
+        }
         let queued: u64 = self.state.queue_depth().iter().map(|depth| depth.waiting).sum();
         assert!(queued > 0, "tasks are queued");
     }

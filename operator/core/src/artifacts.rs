@@ -95,7 +95,7 @@ impl State {
         outputs: Vec<(ArtifactName, Binding)>,
         out: &mut Vec<Action>,
     ) {
-        let shared = self.tasks[task].spec.cache_key.is_some();
+        let shared = self.tasks[task].cacheable;
         for (at, (name, binding)) in outputs.into_iter().enumerate() {
             // Outputs mostly come in the declared order, so that nothing has to be looked up.
             let declared = self.tasks[task].outputs.get(at).copied();

@@ -50,6 +50,9 @@ impl State {
     /// Answers a task from an earlier success: its outputs are bound and it has succeeded.
     pub(crate) fn answer_from_cache(&mut self, task: u32, out: &mut Vec<Action>) -> bool {
         let entry = &self.tasks[task];
+        if !entry.cacheable {
+            return false;
+        }
         let Some(key) = &entry.spec.cache_key else {
             return false;
         };
@@ -72,6 +75,9 @@ impl State {
     /// Remembers what a task made, if its type is cacheable. An entry that is there stays: the first one wins.
     pub(crate) fn remember(&mut self, task: u32, result: &Arc<[u8]>, out: &mut Vec<Action>) {
         let entry = &self.tasks[task];
+        if !entry.cacheable {
+            return;
+        }
         let Some(key) = entry.spec.cache_key.clone() else {
             return;
         };

@@ -78,9 +78,7 @@ impl State {
             for class in bits(queued) {
                 let place = match only {
                     Some(worker) => Some(worker).filter(|worker| self.control_fits(*worker, class as u8)),
-                    None => self.classes.entries[class as usize].room[TIER_IDLE]
-                        .iter()
-                        .find(|worker| self.control_fits(*worker, class as u8)),
+                    None => self.best_for_parent(class as u8),
                 };
                 if let Some(worker) = place {
                     placeable |= 1 << class;
@@ -99,6 +97,23 @@ impl State {
             let worker = places[usize::from(self.tasks[task].class)];
             self.start_control(task, worker, None, out);
         }
+    }
+
+    /// The worker on which a parent is least in the way: one that keeps room for a leaf, with the most memory free.
+    fn best_for_parent(&self, class: u8) -> Option<u32> {
+        let bytes = self.classes.host_bytes[usize::from(class)];
+        let needed = (0..self.classes.entries.len())
+            .filter(|leaf| self.classes.entries[*leaf].leaf_jobs > 0)
+            .fold(0u64, |mask, leaf| mask | 1 << leaf)
+            | self.classes.entries[usize::from(class)].key.leaf.map_or(0, |leaf| 1 << leaf);
+        self.classes.entries[usize::from(class)].room[TIER_IDLE]
+            .iter()
+            .filter(|worker| self.control_fits(*worker, class))
+            .max_by_key(|worker| {
+                let entry = &self.workers[*worker];
+                let lost = entry.leaf_fits & needed & !self.leaf_fit(*worker, entry.parents_bytes + bytes);
+                (lost == 0, entry.host_free, std::cmp::Reverse(*worker))
+            })
     }
 
     fn first_control_job(&self, classes: u64) -> Option<u32> {

@@ -15,38 +15,55 @@ struct Entry<T> {
 /// plus one in the lower half, so the first ones read 1, 2, 3.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    entries: Vec<Entry<T>>,
+    /// Chunks of equal size: growing never moves what is there.
+    chunks: Vec<Vec<Entry<T>>>,
+    used: u32,
     free: Vec<u32>,
 }
 
+/// Entries per chunk, as a power of two.
+const CHUNK_BITS: u32 = 10;
+const CHUNK: usize = 1 << CHUNK_BITS;
+
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab {
-            entries: Vec::new(),
-            free: Vec::new(),
-        }
+        Slab { chunks: Vec::new(), used: 0, free: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.used as usize - self.free.len()
+    }
+
+    #[inline]
+    fn entry(&self, index: u32) -> Option<&Entry<T>> {
+        self.chunks.get((index >> CHUNK_BITS) as usize)?.get(index as usize & (CHUNK - 1))
+    }
+
+    #[inline]
+    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut((index >> CHUNK_BITS) as usize)?.get_mut(index as usize & (CHUNK - 1))
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         if let Some(index) = self.free.pop() {
-            self.entries[index as usize].value = Some(value);
+            if let Some(entry) = self.entry_mut(index) {
+                entry.value = Some(value);
+            }
             return index;
         }
-        let index = u32::try_from(self.entries.len()).unwrap_or(NONE);
+        let index = self.used;
         assert!(index < NONE - 1, "a slab holds fewer than 2^32 - 2 entries");
-        self.entries.push(Entry {
-            generation: 0,
-            value: Some(value),
-        });
+        let chunk = (index >> CHUNK_BITS) as usize;
+        if chunk == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        self.chunks[chunk].push(Entry { generation: 0, value: Some(value) });
+        self.used += 1;
         index
     }
 
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let entry = self.entries.get_mut(index as usize)?;
+        let entry = self.entry_mut(index)?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         // An index whose generations are used up stays empty: identities are never used twice.
@@ -56,24 +73,28 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.entries.get(index as usize)?.value.as_ref()
+        self.entry(index)?.value.as_ref()
     }
 
+    #[inline]
     pub(crate) fn id(&self, index: u32) -> u64 {
-        let generation = self.entries[index as usize].generation;
+        let generation = self.entry(index).map_or(0, |entry| entry.generation);
         (u64::from(generation) << 32) | u64::from(index + 1)
     }
 
+    #[inline]
     pub(crate) fn find(&self, id: u64) -> Option<u32> {
         let index = ((id & 0xffff_ffff) as u32).checked_sub(1)?;
-        let entry = self.entries.get(index as usize)?;
+        let entry = self.entry(index)?;
         (entry.value.is_some() && u64::from(entry.generation) == id >> 32).then_some(index)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.entries
+        self.chunks
             .iter()
+            .flatten()
             .enumerate()
             .filter_map(|(index, entry)| Some((index as u32, entry.value.as_ref()?)))
     }
@@ -81,8 +102,9 @@ impl<T> Slab<T> {
 
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
+    #[inline]
     fn index(&self, index: u32) -> &T {
-        match self.entries[index as usize].value.as_ref() {
+        match self.get(index) {
             Some(value) => value,
             None => panic!("slab entry {index} is empty"),
         }
@@ -90,8 +112,9 @@ impl<T> Index<u32> for Slab<T> {
 }
 
 impl<T> IndexMut<u32> for Slab<T> {
+    #[inline]
     fn index_mut(&mut self, index: u32) -> &mut T {
-        match self.entries[index as usize].value.as_mut() {
+        match self.entry_mut(index).and_then(|entry| entry.value.as_mut()) {
             Some(value) => value,
             None => panic!("slab entry {index} is empty"),
         }

@@ -59,6 +59,10 @@ pub(crate) struct Task {
     /// Belongs to the current plan.
     pub(crate) planned: bool,
     pub(crate) from_cache: bool,
+    /// As in its description, kept here since every success asks.
+    pub(crate) concludes: bool,
+    pub(crate) completes: bool,
+    pub(crate) cacheable: bool,
     pub(crate) epoch: u32,
     pub(crate) failures: u32,
     /// Children that it alone can have killed.
@@ -151,6 +155,9 @@ impl State {
             sent: false,
             planned: true,
             from_cache: false,
+            concludes,
+            completes: !spec.completes.is_empty(),
+            cacheable: spec.cache_key.is_some(),
             epoch,
             failures: 0,
             crashes: 0,
@@ -306,7 +313,8 @@ impl State {
         self.tasks[task].result = Some(result);
         self.task_changed(task, TaskChange::Succeeded { attempt, usage }, out);
         let job = self.tasks[task].job;
-        for at in 0..self.tasks[task].spec.completes.len() {
+        let markers = if self.tasks[task].completes { self.tasks[task].spec.completes.len() } else { 0 };
+        for at in 0..markers {
             let marker = self.jobs[job]
                 .by_request
                 .get(&self.tasks[task].spec.completes[at])
@@ -329,7 +337,7 @@ impl State {
         if is_root {
             self.release_reservation(job);
         }
-        if self.tasks[task].spec.concludes_job || (is_root && self.jobs[job].root_concludes) {
+        if self.tasks[task].concludes || (is_root && self.jobs[job].root_concludes) {
             self.finish_job(job, JobPhase::Succeeded, StopReason::Superseded, out);
         } else if self.jobs[job].active == 0 {
             self.fail_if_stalled(job, out);
