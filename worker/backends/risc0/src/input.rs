@@ -43,9 +43,6 @@ pub enum InputError {
         /// Its size.
         bytes: usize,
     },
-    /// A format that this backend does not know.
-    #[error("the input has no format that the risc0 backend knows. Use `raw`, `frames` or `stdin`")]
-    UnknownFormat,
 }
 
 impl InputError {

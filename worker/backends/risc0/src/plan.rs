@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prover_backend::protocol::{DeviceClass, ExecutionReport, InputFormat, JobPlan};
+use prover_backend::protocol::{DeviceClass, ExecutionReport, JobPlan};
 use prover_backend::{Attempt, CallError, Completed, InFlight, TaskError};
 use risc0_zkvm::InnerAssumptionReceipt;
 use sha2::{Digest as _, Sha256};
@@ -79,8 +79,7 @@ async fn prepare(attempt: &Attempt, plan: &JobPlan) -> Result<Prepared, TaskErro
         true => attempt.read_input(&plan.input).await?,
         false => Vec::new(),
     };
-    let format = InputFormat::try_from(plan.input_format).unwrap_or_default();
-    let input = standard_input(format, input)
+    let input = standard_input(plan.input_format(), input)
         .map_err(|error| TaskError::invalid_input(error.category(), error.to_string()))?;
     let segment_po2 = sizing::choose(SizeRequest {
         asked: plan.segment_po2,
@@ -123,7 +122,7 @@ fn kind_not_offered(kind: &str) -> TaskError {
 }
 
 fn memory_of_smallest(plan: &JobPlan) -> u64 {
-    if plan.device_class == i32::from(DeviceClass::Gpu) {
+    if plan.device_class() == DeviceClass::Gpu {
         plan.smallest_vram_bytes
     } else {
         plan.smallest_worker_memory_bytes
@@ -192,7 +191,10 @@ struct Progress {
 impl Planner {
     /// To be called where a runtime is.
     fn new(attempt: Attempt, plan: JobPlan, prepared: Prepared, cores: usize) -> Self {
-        let device_class = DeviceClass::try_from(plan.device_class).unwrap_or(DeviceClass::Cpu);
+        let device_class = match plan.device_class() {
+            DeviceClass::Gpu => DeviceClass::Gpu,
+            DeviceClass::Cpu | DeviceClass::Unspecified => DeviceClass::Cpu,
+        };
         let graph = TaskGraph::new(prepared.kind, device_class, cores);
         let in_flight = InFlight::new(attempt.clone(), plan.max_in_flight);
         let report = ExecutionReport {

@@ -128,7 +128,7 @@ fn receipts_hold_for_their_program_and_journal_and_for_nothing_else() {
         [image_id.as_bytes(), &Sha256::digest(&journal)].concat()
     );
     let receipts = prove_segments(&run);
-    let (journal, image_id) = (run.execution.journal.clone(), composes.image_id());
+    let (journal, image_id) = (run.execution.journal, composes.image_id());
 
     let composite = prover::finish_composite(&receipts, assumptions.to_vec(), journal.clone(), image_id);
     verify_with_risc_zero(&composite.expect("assembles"), image_id);
