@@ -497,7 +497,7 @@ fn conclude_view(view: &JobView, settings: &WorkerSettings) -> Result<(), Failur
     }
 }
 
-/// Writes proof and public values beside each other. An emulated or executed job has no proof to write.
+/// Writes proof and public values beside each other. An emulated job has neither, an executed one has no proof.
 async fn write_results(
     arguments: &RunArguments,
     manifest: &Manifest,
@@ -505,26 +505,25 @@ async fn write_results(
     store: &dyn ArtifactStore,
     report: &mut JobReport,
 ) -> Result<(), Failure> {
-    let execute_only = manifest.job.spec.proof.kind == ProofKind::ExecuteOnly;
-    if view.emulated || execute_only {
+    if view.emulated {
         return Ok(());
     }
-    let Some(proof) = &view.proof else {
-        return Err(Failure::proof_failed(
-            "ProofMissing",
-            "the job succeeded but names no proof: report this",
-        ));
-    };
     let file = |ending: &str| {
         arguments
             .output_directory
             .join(format!("{}.{ending}", manifest.name))
     };
-    report.artifacts.proof = Some(fetch(store, &proof.proof, &file("proof")).await?);
-    if let Some(public_values) = &proof.public_values {
+    if manifest.job.spec.proof.kind != ProofKind::ExecuteOnly {
+        let Some(proof) = &view.proof else {
+            let message = "the job succeeded but names no proof: report this";
+            return Err(Failure::proof_failed("ProofMissing", message));
+        };
+        report.artifacts.proof = Some(fetch(store, &proof.proof, &file("proof")).await?);
+        report.proved = true;
+    }
+    if let Some(public_values) = &view.public_values {
         report.artifacts.public_values = Some(fetch(store, public_values, &file("public-values")).await?);
     }
-    report.proved = true;
     Ok(())
 }
 
@@ -533,11 +532,14 @@ async fn fetch(store: &dyn ArtifactStore, binding: &Binding, path: &Path) -> Res
         size_bytes: binding.size_bytes,
         sha256: Sha256::from_bytes(binding.sha256),
     };
-    let failed = |error: StoreError| {
-        Failure::bad_input(
+    let failed = |error: StoreError| match error {
+        StoreError::NotFound { .. } | StoreError::ChecksumMismatch { .. } => {
+            Failure::proof_failed("ResultUnreadable", error.to_string())
+        }
+        _ => Failure::bad_input(
             "OutputNotWritable",
             format!("can't write {}: {error}", path.display()),
-        )
+        ),
     };
     let key = Key::new(binding.key.as_ref()).map_err(failed)?;
     store.get_file(&key, &expected, path).await.map_err(failed)?;

@@ -1,7 +1,7 @@
 //! Jobs that succeed: what is reported and written, and in which shape.
 
-use prover_e2e::{Job, Model, workspace};
-use serde_json::Value;
+use prover_e2e::{Job, Manifest, Model, sample_program, workspace};
+use serde_json::{Value, json};
 
 /// Tasks of an emulated job: the plan, a prove and a lift for each segment, the joins, finalize, verify.
 fn tasks_of(segments: u64) -> u64 {
@@ -94,6 +94,30 @@ fn the_report_adds_up() {
         "{hertz} Hz * {elapsed} s is not {cycles} cycles"
     );
     assert!(report["timing"]["commandSeconds"].as_f64().unwrap() >= elapsed);
+}
+
+#[test]
+fn an_executed_job_tells_its_public_values_and_cycles_and_writes_no_proof() {
+    let manifest = Manifest::risc0("executed", "ExecuteOnly", &sample_program("fibonacci"))
+        .spec("input", json!({"inline": "CgAAAAAAAAA="}));
+    let done = Job::new(manifest.text()).run().expect_code(0);
+    let report = done.report();
+    assert_eq!(
+        (&report["proved"], &report["emulated"]),
+        (&json!(false), &json!(false))
+    );
+    assert_eq!(report["artifacts"]["proof"], Value::Null);
+    assert!(
+        report["execution"]["userCycles"].as_u64().unwrap() > 0,
+        "{report}"
+    );
+    assert!(!done.output("executed.proof").exists());
+    // F(10) = 55.
+    let expected = [10_u64.to_le_bytes(), 55_u64.to_le_bytes()].concat();
+    assert_eq!(
+        std::fs::read(done.output("executed.public-values")).unwrap(),
+        expected
+    );
 }
 
 #[test]
