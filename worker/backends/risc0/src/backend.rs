@@ -14,18 +14,8 @@ use crate::{plan, prover, tasks};
 const TASKS_VERSION: u32 = 1;
 
 /// The backend.
-#[derive(Clone, Debug)]
-pub struct Risc0 {
-    cores: usize,
-}
-
-impl Risc0 {
-    /// For a process that proves with so many threads.
-    #[must_use]
-    pub fn new(cores: usize) -> Self {
-        Self { cores: cores.max(1) }
-    }
-}
+#[derive(Clone, Copy, Debug)]
+pub struct Risc0;
 
 #[async_trait]
 impl Backend for Risc0 {
@@ -45,7 +35,7 @@ impl Backend for Risc0 {
 
     async fn run(&self, attempt: Attempt) -> Result<Completed, TaskError> {
         match attempt.task_type() {
-            task_type::PLAN => plan::run(attempt, self.cores).await,
+            task_type::PLAN => plan::run(attempt).await,
             task_type::PROVE => tasks::prove(&attempt).await,
             task_type::LIFT => tasks::lift(&attempt).await,
             task_type::JOIN => tasks::join(&attempt).await,
@@ -156,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_description_keeps_the_rules_of_the_protocol() {
-        let description = Risc0::new(2).describe();
+        let description = Risc0.describe();
         prover_backend::validate::description(&description).expect("valid");
         assert!(!description.emulated);
         let verifying: Vec<_> = description
@@ -174,7 +164,7 @@ mod tests {
             program_id: "ab".repeat(32),
         };
         assert!(matches!(
-            Risc0::new(1).verify_file(&request),
+            Risc0.verify_file(&request),
             Err(VerifyFailure::Refused(_))
         ));
         let request = VerifyRequest {
@@ -182,7 +172,7 @@ mod tests {
             program_id: "12".to_owned(),
         };
         assert!(matches!(
-            Risc0::new(1).verify_file(&request),
+            Risc0.verify_file(&request),
             Err(VerifyFailure::BadInput(_))
         ));
     }

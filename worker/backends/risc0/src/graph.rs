@@ -23,8 +23,8 @@ pub const MAX_ASSUMPTIONS: usize = 64;
 /// Artifact of the planner: what the program made public.
 pub const JOURNAL: &str = "journal";
 
-/// Artifact of the planner: 32 random bytes, from which the program's randomness comes.
-pub const SEED: &str = "seed";
+/// Artifact of the planner: what it decided, for planners that run after it.
+pub const DECISION: &str = "decision";
 
 /// Task types.
 pub mod task_type {
@@ -125,7 +125,6 @@ pub struct Ending {
 pub struct TaskGraph {
     kind: ProofKind,
     device_class: DeviceClass,
-    cores: usize,
     tree: JoinTree,
     // Canonical identities of what is not joined yet, by artifact: what the action cache is asked for.
     identities: BTreeMap<String, [u8; 32]>,
@@ -133,14 +132,13 @@ pub struct TaskGraph {
 }
 
 impl TaskGraph {
-    /// No tasks yet. `cores` are those of one device's process, for estimates of time.
+    /// No tasks yet.
     #[must_use]
-    pub fn new(kind: ProofKind, device_class: DeviceClass, cores: usize) -> Self {
+    pub fn new(kind: ProofKind, device_class: DeviceClass) -> Self {
         let (tree, identities) = (JoinTree::new(), BTreeMap::new());
         Self {
             kind,
             device_class,
-            cores,
             tree,
             identities,
             segments: 0,
@@ -158,7 +156,7 @@ impl TaskGraph {
             inputs: vec![segment_artifact(index)],
             outputs: vec![segment_receipt_artifact(index)],
             cache_key: cache_key(task_type::PROVE, sha256),
-            estimated_device_seconds: sizing::prove_seconds(po2, self.cores),
+            estimated_device_seconds: sizing::prove_seconds(po2),
             ..TaskSubmission::default()
         }];
         if self.kind == ProofKind::Succinct {
@@ -308,7 +306,7 @@ impl TaskGraph {
             task_type: kind.to_owned(),
             resources: self.device(sizing::recursion_bytes()),
             outputs: vec![output],
-            estimated_device_seconds: sizing::recursion_seconds(self.cores),
+            estimated_device_seconds: sizing::recursion_seconds(),
             ..TaskSubmission::default()
         }
     }
@@ -358,7 +356,7 @@ mod tests {
     }
 
     fn all_tasks(kind: ProofKind, segments: u8, assumptions: &[&str]) -> Vec<TaskSubmission> {
-        let mut graph = TaskGraph::new(kind, DeviceClass::Cpu, 2);
+        let mut graph = TaskGraph::new(kind, DeviceClass::Cpu);
         let mut tasks: Vec<_> = (0..segments).flat_map(|i| graph.segment(16, [i; 32])).collect();
         tasks.extend(graph.finish(&ending(assumptions)));
         tasks
@@ -448,7 +446,7 @@ mod tests {
     #[test]
     fn cache_keys_depend_on_content_and_differ_within_a_job() {
         let keys = |first: u8| -> Vec<String> {
-            let mut graph = TaskGraph::new(ProofKind::Succinct, DeviceClass::Cpu, 2);
+            let mut graph = TaskGraph::new(ProofKind::Succinct, DeviceClass::Cpu);
             let mut tasks: Vec<_> = (0..4).flat_map(|i| graph.segment(16, [first + i; 32])).collect();
             tasks.extend(graph.finish(&ending(&["a"])));
             tasks
@@ -465,7 +463,7 @@ mod tests {
 
     #[test]
     fn executing_only_makes_no_tasks() {
-        let graph = TaskGraph::new(ProofKind::ExecuteOnly, DeviceClass::Cpu, 2);
+        let graph = TaskGraph::new(ProofKind::ExecuteOnly, DeviceClass::Cpu);
         assert_eq!(graph.finish(&ending(&[])), []);
     }
 }

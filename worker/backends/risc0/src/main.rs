@@ -10,5 +10,5 @@ fn main() -> ExitCode {
         eprintln!("prover-backend-risc0: {}", processor::complaint(&missing));
         return ExitCode::from(processor::EXIT_UNSUPPORTED);
     }
-    prover_backend::main(Risc0::new(prover_backend_risc0::proving_threads()))
+    prover_backend::main(Risc0)
 }

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use prover_backend::protocol::{DeviceClass, ExecutionReport, JobPlan};
 use prover_backend::{Attempt, CallError, Completed, InFlight, TaskError};
 use risc0_zkvm::InnerAssumptionReceipt;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use crate::execute::{self, DEFAULT_MAX_CYCLES, ExecuteError, Execution, SegmentBytes};
 use crate::graph::{
-    Ending, JOURNAL, MAX_ASSUMPTIONS, MAX_COMPOSITE_SEGMENTS, MAX_SEGMENTS, SEED, TaskGraph, segment_artifact,
+    DECISION, Ending, JOURNAL, MAX_ASSUMPTIONS, MAX_COMPOSITE_SEGMENTS, MAX_SEGMENTS, TaskGraph,
+    segment_artifact,
 };
 use crate::input::standard_input;
 use crate::program::Program;
@@ -31,7 +33,7 @@ struct Prepared {
     program: Program,
     input: Vec<u8>,
     assumptions: Vec<Given>,
-    segment_po2: u32,
+    decision: Decision,
     max_cycles: u64,
 }
 
@@ -43,13 +45,13 @@ struct Given {
 }
 
 /// Runs the task `plan`.
-pub async fn run(attempt: Attempt, cores: usize) -> Result<Completed, TaskError> {
+pub async fn run(attempt: Attempt) -> Result<Completed, TaskError> {
     let plan = attempt.require_plan()?.clone();
     let prepared = prepare(&attempt, &plan).await?;
     let started = Instant::now();
     let state = attempt.clone();
     let executed = attempt
-        .blocking(move || Planner::new(state, plan, prepared, cores).execute())
+        .blocking(move || Planner::new(state, plan, prepared).execute())
         .await;
     executed.map(|report| Completed {
         execution: Some(report),
@@ -81,7 +83,7 @@ async fn prepare(attempt: &Attempt, plan: &JobPlan) -> Result<Prepared, TaskErro
     };
     let input = standard_input(plan.input_format(), input)
         .map_err(|error| TaskError::invalid_input(error.category(), error.to_string()))?;
-    let segment_po2 = sizing::choose(SizeRequest {
+    let chosen = sizing::choose(SizeRequest {
         asked: plan.segment_po2,
         reduction: plan.segment_po2_reduction,
         memory_bytes: memory_of_smallest(plan),
@@ -98,12 +100,13 @@ async fn prepare(attempt: &Attempt, plan: &JobPlan) -> Result<Prepared, TaskErro
     } else {
         plan.max_cycles
     };
+    let decision = settle(attempt, chosen).await?;
     Ok(Prepared {
         kind,
         program,
         input,
         assumptions,
-        segment_po2,
+        decision,
         max_cycles,
     })
 }
@@ -190,16 +193,16 @@ struct Progress {
 
 impl Planner {
     /// To be called where a runtime is.
-    fn new(attempt: Attempt, plan: JobPlan, prepared: Prepared, cores: usize) -> Self {
+    fn new(attempt: Attempt, plan: JobPlan, prepared: Prepared) -> Self {
         let device_class = match plan.device_class() {
             DeviceClass::Gpu => DeviceClass::Gpu,
             DeviceClass::Cpu | DeviceClass::Unspecified => DeviceClass::Cpu,
         };
-        let graph = TaskGraph::new(prepared.kind, device_class, cores);
+        let graph = TaskGraph::new(prepared.kind, device_class);
         let in_flight = InFlight::new(attempt.clone(), plan.max_in_flight);
         let report = ExecutionReport {
             program_id: hex::encode(prepared.program.image_id()),
-            segment_po2: prepared.segment_po2,
+            segment_po2: prepared.decision.segment_po2,
             ..ExecutionReport::default()
         };
         let progress = Progress {
@@ -232,7 +235,7 @@ impl Planner {
             program,
             input,
             assumptions,
-            segment_po2,
+            decision: Decision { segment_po2, seed },
             max_cycles,
         } = prepared;
         let receipts: Vec<_> = assumptions.iter().map(|given| given.receipt.clone()).collect();
@@ -244,8 +247,7 @@ impl Planner {
             segment_po2,
         };
         let shared = Arc::new(Mutex::new((graph, in_flight, progress)));
-        let seed = || runtime.block_on(job_seed(&attempt));
-        let executed = execute::execute(request, &seed, |segment| {
+        let executed = execute::execute(request, &|| Ok(seed), |segment| {
             // Only the executor's one thread for segments ever takes this lock while the program runs.
             let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let (graph, in_flight, progress) = &mut *state;
@@ -392,8 +394,18 @@ async fn put_once(attempt: &Attempt, name: &str, bytes: &[u8]) -> Result<(), Tas
     ))
 }
 
-/// The job's randomness: 32 bytes of the first attempt that needed some, which all later ones share.
-async fn job_seed(attempt: &Attempt) -> Result<[u8; 32], TaskError> {
+/// What the first planner of a job decides and those after it keep: they must make the same segments, while the
+/// smallest worker may be another one by then.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Decision {
+    segment_po2: u32,
+    /// Where the program's randomness comes from.
+    seed: [u8; 32],
+}
+
+/// The decision of the job: the first one that was stored.
+async fn settle(attempt: &Attempt, segment_po2: u32) -> Result<Decision, TaskError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| {
         TaskError::retryable(
@@ -401,20 +413,19 @@ async fn job_seed(attempt: &Attempt) -> Result<[u8; 32], TaskError> {
             format!("the system gave no random bytes: {error}"),
         )
     })?;
-    let path = attempt.write_output(SEED, &seed).await?;
-    let info = attempt.put_artifact(SEED, &path).await?;
-    if info.sha256 == hex::encode(Sha256::digest(seed)) {
-        return Ok(seed);
+    let decision = Decision { segment_po2, seed };
+    let damaged = |error: serde_json::Error| CallError::Damaged(format!("the planner's decision: {error}"));
+    let bytes = serde_json::to_vec(&decision).map_err(damaged)?;
+    let path = attempt.write_output(DECISION, &bytes).await?;
+    let bound = attempt.put_artifact(DECISION, &path).await?;
+    if bound.sha256 == hex::encode(Sha256::digest(&bytes)) {
+        return Ok(decision);
     }
-    let (path, _) = attempt.get_artifact(SEED).await?;
+    let (path, _) = attempt.get_artifact(DECISION).await?;
     let bytes = tokio::fs::read(&path)
         .await
-        .map_err(|error| TaskError::file("read the seed", &path, &error))?;
-    bytes.try_into().map_err(|_| {
-        TaskError::from(CallError::Damaged(
-            "the seed of the job does not have 32 bytes".to_owned(),
-        ))
-    })
+        .map_err(|error| TaskError::file("read the planner's decision", &path, &error))?;
+    Ok(serde_json::from_slice(&bytes).map_err(damaged)?)
 }
 
 fn failure(error: ExecuteError<TaskError>, report: ExecutionReport) -> TaskError {

@@ -40,6 +40,9 @@ pub const VERIFY_BYTES: u64 = 256 << 20;
 const PROVE_REFERENCE_CORE_SECONDS: f64 = 49.0;
 const RECURSION_CORE_SECONDS: f64 = 70.0;
 
+/// Cores of the device for which times are estimated.
+const REFERENCE_CORES: f64 = 2.0;
+
 /// Kinds of proof, as far as sizes depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProofKind {
@@ -95,16 +98,17 @@ pub fn assemble_bytes(segments: u64) -> u64 {
     VERIFY_BYTES + 3 * RECEIPT_BYTES * segments
 }
 
-/// Seconds that a segment's proof takes on so many cores.
+/// Seconds that a segment's proof takes on the reference device. Never those of this machine: a planner that runs
+/// again on another one must submit the very same tasks.
 #[must_use]
-pub fn prove_seconds(po2: u32, cores: usize) -> f64 {
-    PROVE_REFERENCE_CORE_SECONDS * 2_f64.powi(po2 as i32 - REFERENCE_PO2 as i32) / cores.max(1) as f64
+pub fn prove_seconds(po2: u32) -> f64 {
+    PROVE_REFERENCE_CORE_SECONDS * 2_f64.powi(po2 as i32 - REFERENCE_PO2 as i32) / REFERENCE_CORES
 }
 
-/// Seconds that a lift, join or resolve takes on so many cores.
+/// Seconds that a lift, join or resolve takes on the reference device.
 #[must_use]
-pub fn recursion_seconds(cores: usize) -> f64 {
-    RECURSION_CORE_SECONDS / cores.max(1) as f64
+pub fn recursion_seconds() -> f64 {
+    RECURSION_CORE_SECONDS / REFERENCE_CORES
 }
 
 /// What is known when a segment size is chosen.

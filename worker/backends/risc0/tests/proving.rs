@@ -21,7 +21,7 @@ fn refused(proof: &[u8], image_id: Digest) -> VerifyFailure {
         proof: proof.to_vec(),
         program_id: hex::encode(image_id),
     };
-    Risc0::new(1).verify_file(&request).expect_err("must be refused")
+    Risc0.verify_file(&request).expect_err("must be refused")
 }
 
 fn assert_only_this_is_accepted(proof: &[u8], program: &Program, kind: &str, journal: &[u8]) {
@@ -30,7 +30,7 @@ fn assert_only_this_is_accepted(proof: &[u8], program: &Program, kind: &str, jou
         proof: proof.to_vec(),
         program_id: format!("0x{}", hex::encode(image_id)),
     };
-    let verified = Risc0::new(1).verify_file(&request).expect("accepted");
+    let verified = Risc0.verify_file(&request).expect("accepted");
     assert_eq!(
         (verified.kind.as_str(), verified.public_values.as_slice()),
         (kind, journal)

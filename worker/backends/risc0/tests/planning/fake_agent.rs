@@ -115,7 +115,7 @@ impl FakeAgent {
         };
         let server = tonic::transport::Server::builder().add_service(AgentServiceServer::new(service));
         tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
-        tokio::spawn(async move { prover_backend::serve(Arc::new(Risc0::new(2)), &socket).await });
+        tokio::spawn(async move { prover_backend::serve(Arc::new(Risc0), &socket).await });
         let (events, commands) = sessions.recv().await.expect("a session");
         let mut agent = Self {
             folder,

@@ -127,11 +127,38 @@ async fn a_planner_that_runs_again_makes_the_same_tasks_and_uploads_no_segment_t
     let seen = agent.seen();
     assert_eq!(
         seen.puts,
-        ["seed"],
+        ["decision"],
         "bound already, so that the first one is used"
     );
     assert_eq!(seen.tasks, tasks);
     assert_eq!(seen.artifacts["journal"], journal);
+}
+
+#[tokio::test]
+async fn a_planner_that_runs_again_keeps_the_segment_size_though_a_smaller_worker_came() {
+    let automatic = |memory| JobPlan {
+        segment_po2: 0,
+        smallest_worker_memory_bytes: memory,
+        ..plan("Composite")
+    };
+    let mut agent = FakeAgent::start().await;
+    for (number, memory) in [(1, 4 << 30), (2, 1 << 30)] {
+        let completed = run(
+            &mut agent,
+            attempt(automatic(memory), number),
+            &elf("fibonacci"),
+            &MANY_STEPS,
+        )
+        .await;
+        assert_eq!(
+            completed
+                .expect("it succeeds")
+                .execution
+                .expect("a report")
+                .segment_po2,
+            17
+        );
+    }
 }
 
 #[tokio::test]
@@ -182,7 +209,7 @@ async fn executing_only_leaves_the_public_values_and_no_tasks() {
     let seen = agent.seen();
     assert_eq!(
         (seen.tasks.len(), seen.puts.as_slice()),
-        (0, &["public-values".to_owned()][..])
+        (0, &["decision".to_owned(), "public-values".to_owned()][..])
     );
     assert!(report.segments > 1 && report.user_cycles > 40_000 && report.total_cycles > report.user_cycles);
     assert_eq!(report.program_id.len(), 64);

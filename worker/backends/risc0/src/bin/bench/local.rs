@@ -107,7 +107,7 @@ fn plan(
     folder: &Path,
     events: &mpsc::Sender<Event>,
 ) -> Result<Execution> {
-    let mut graph = TaskGraph::new(kind, DeviceClass::Cpu, proving_threads());
+    let mut graph = TaskGraph::new(kind, DeviceClass::Cpu);
     let request = Request {
         program,
         input,
