@@ -30,4 +30,6 @@ mkdir -p "$CARGO_TARGET_DIR" target/bin
 exec 9>"$CARGO_TARGET_DIR/.prover-operator.lock"
 flock 9
 cargo build --release --locked --manifest-path "$manifest"
-install -m 0755 "$CARGO_TARGET_DIR/release/prover-backend-risc0" "target/bin/${PROVER_BINARY_NAME:-prover-backend-risc0}"
+for binary in prover-backend-risc0 prover-risc0-bench; do
+  install -m 0755 "$CARGO_TARGET_DIR/release/$binary" "target/bin/$binary"
+done
