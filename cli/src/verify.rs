@@ -67,7 +67,8 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
     match arguments.output {
         // The type holds nothing that JSON can't express.
         OutputFormat::Json => {
-            console::print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"))
+            let json = serde_json::to_string_pretty(&report).unwrap_or_default();
+            console::print(&(json + "\n"));
         }
         OutputFormat::Text if report.accepted => {
             let same = match report.public_values_match {
