@@ -42,12 +42,39 @@ fn decisions(criterion: &mut Criterion, name: &str, parameter: &str, shape: Shap
 
 fn all(criterion: &mut Criterion) {
     for workers in [10, 100, 1_000, 10_000] {
-        let shape = Shape { workers, ..Shape::default() };
+        let shape = Shape {
+            workers,
+            ..Shape::default()
+        };
         decisions(criterion, "decision", &format!("{workers}-workers"), shape);
     }
-    decisions(criterion, "decision", "graph", Shape { graph: true, ..Shape::default() });
-    decisions(criterion, "decision", "64-classes", Shape { classes: 60, ..Shape::default() });
-    decisions(criterion, "decision", "100-tenants", Shape { tenants: 100, ..Shape::default() });
+    decisions(
+        criterion,
+        "decision",
+        "graph",
+        Shape {
+            graph: true,
+            ..Shape::default()
+        },
+    );
+    decisions(
+        criterion,
+        "decision",
+        "64-classes",
+        Shape {
+            classes: 60,
+            ..Shape::default()
+        },
+    );
+    decisions(
+        criterion,
+        "decision",
+        "100-tenants",
+        Shape {
+            tenants: 100,
+            ..Shape::default()
+        },
+    );
 }
 
 fn yardstick(criterion: &mut Criterion) {

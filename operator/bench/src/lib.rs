@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use prover_core::{
-    Action, ArtifactName, AttemptId, BackendVersion, Binding, CallId, DeviceClass, DeviceSpec, Event, JobId, JobPolicy,
-    JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage, WorkerId, WorkerSpec,
+    Action, ArtifactName, AttemptId, BackendVersion, Binding, CallId, DeviceClass, DeviceSpec, Event, JobId,
+    JobPolicy, JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage,
+    WorkerId, WorkerSpec,
 };
 
 const GIB: u64 = 1 << 30;
@@ -32,7 +33,14 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { workers: 1_000, jobs: 1_000, tenants: 1, queued: 100_000, classes: 1, graph: false }
+        Shape {
+            workers: 1_000,
+            jobs: 1_000,
+            tenants: 1,
+            queued: 100_000,
+            classes: 1,
+            graph: false,
+        }
     }
 }
 
@@ -62,11 +70,20 @@ pub struct Cluster {
 }
 
 fn backend() -> BackendVersion {
-    BackendVersion { name: "emulated".into(), version: "1".into() }
+    BackendVersion {
+        name: "emulated".into(),
+        version: "1".into(),
+    }
 }
 
 fn needs(lane: Lane, host_memory_bytes: u64) -> Requirements {
-    Requirements { lane, device_class: DeviceClass::Gpu, host_memory_bytes, vram_bytes: GIB, backend: backend() }
+    Requirements {
+        lane,
+        device_class: DeviceClass::Gpu,
+        host_memory_bytes,
+        vram_bytes: GIB,
+        backend: backend(),
+    }
 }
 
 fn task(name: &str, requirements: Requirements) -> TaskSpec {
@@ -90,12 +107,17 @@ impl Cluster {
     /// Loads a cluster: every slot is taken, every slot has its next task, the rest is queued.
     pub fn new(shape: Shape) -> Cluster {
         let mut cluster = Cluster {
-            state: State::new(Limits { permit_bytes_per_job: 1, ..Limits::default() }),
+            state: State::new(Limits {
+                permit_bytes_per_job: 1,
+                ..Limits::default()
+            }),
             shape,
             now: Timestamp(1_000),
             decided: 0,
             actions: Vec::with_capacity(1_024),
-            given: (0..shape.workers).map(|_| std::collections::VecDeque::new()).collect(),
+            given: (0..shape.workers)
+                .map(|_| std::collections::VecDeque::new())
+                .collect(),
             planners: vec![Vec::new(); shape.workers as usize],
             next_worker: 0,
             roots: Vec::new(),
@@ -121,10 +143,18 @@ impl Cluster {
             name: format!("worker-{worker}").into(),
             group: "group".into(),
             host_memory_bytes: 256 * GIB,
-            devices: vec![DeviceSpec { class: DeviceClass::Gpu, vram_bytes: 80 * GIB, slots: 1 }],
+            devices: vec![DeviceSpec {
+                class: DeviceClass::Gpu,
+                vram_bytes: 80 * GIB,
+                slots: 1,
+            }],
             backend: backend(),
         };
-        self.apply(Event::WorkerConnected { worker: WorkerId(worker), spec: Box::new(spec), held: Vec::new() });
+        self.apply(Event::WorkerConnected {
+            worker: WorkerId(worker),
+            spec: Box::new(spec),
+            held: Vec::new(),
+        });
     }
 
     fn submit_job(&mut self, job: u64) {
@@ -152,7 +182,11 @@ impl Cluster {
     }
 
     fn binding(&self) -> Binding {
-        Binding { key: self.key.clone(), sha256: [1; 32], size_bytes: 1 }
+        Binding {
+            key: self.key.clone(),
+            sha256: [1; 32],
+            size_bytes: 1,
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -172,15 +206,24 @@ impl Cluster {
                     self.planners[assignment.worker.0 as usize].push(assignment.attempt);
                 }
                 Some(_) => {
-                    let output = self.shape.graph.then(|| self.output_of(assignment.task)).flatten();
-                    self.given[assignment.worker.0 as usize].push_back(Given { attempt: assignment.attempt, output });
+                    let output = self
+                        .shape
+                        .graph
+                        .then(|| self.output_of(assignment.task))
+                        .flatten();
+                    self.given[assignment.worker.0 as usize].push_back(Given {
+                        attempt: assignment.attempt,
+                        output,
+                    });
                 }
             }
         }
     }
 
     fn output_of(&self, task: TaskId) -> Option<ArtifactName> {
-        self.state.task(task).and_then(|task| task.spec.outputs.first().cloned())
+        self.state
+            .task(task)
+            .and_then(|task| task.spec.outputs.first().cloned())
     }
 
     /// Submits tasks until the wanted number is queued.
@@ -195,7 +238,10 @@ impl Cluster {
             let mut tasks = Vec::with_capacity(share as usize);
             for number in first..first + share {
                 let class = (number + job as u64) % self.shape.classes;
-                let mut spec = task(&format!("prove-{number}"), needs(Lane::Device, GIB - class * 1_024));
+                let mut spec = task(
+                    &format!("prove-{number}"),
+                    needs(Lane::Device, GIB - class * 1_024),
+                );
                 if self.shape.graph {
                     spec.outputs = vec![format!("receipt-{number}").into()];
                     // Every second task follows the one before it and reads what that one made.
@@ -209,7 +255,11 @@ impl Cluster {
                 tasks.push(spec);
             }
             self.submitted[job] = first + share;
-            self.apply(Event::TasksSubmitted { call: CallId(1), attempt, tasks });
+            self.apply(Event::TasksSubmitted {
+                call: CallId(1),
+                attempt,
+                tasks,
+            });
         }
     }
 
@@ -219,7 +269,9 @@ impl Cluster {
         for _ in 0..decisions {
             let worker = self.next_worker;
             self.next_worker = (worker + 1) % self.given.len();
-            let Some(Given { attempt, output }) = self.given[worker].pop_front() else { continue };
+            let Some(Given { attempt, output }) = self.given[worker].pop_front() else {
+                continue;
+            };
             self.decided += 1;
             // A task takes a second: a round over all workers moves the clock that much.
             self.now.0 = 1_000 + self.decided * 1_000 / self.shape.workers;
@@ -228,12 +280,30 @@ impl Cluster {
                 Some(name) => vec![(name, self.binding())],
                 None => Vec::new(),
             };
-            let usage = Usage { device_time: Milliseconds(1_000), energy_millijoules: 100 };
+            let usage = Usage {
+                device_time: Milliseconds(1_000),
+                energy_millijoules: 100,
+            };
             let result = self.result.clone();
-            self.state.apply(Event::AttemptSucceeded { attempt, outputs, result, usage }, self.now, &mut actions);
+            self.state.apply(
+                Event::AttemptSucceeded {
+                    attempt,
+                    outputs,
+                    result,
+                    usage,
+                },
+                self.now,
+                &mut actions,
+            );
             // The next one starts where this one ran.
             if let Some(next) = self.given[worker].front() {
-                self.state.apply(Event::AttemptStarted { attempt: next.attempt }, self.now, &mut actions);
+                self.state.apply(
+                    Event::AttemptStarted {
+                        attempt: next.attempt,
+                    },
+                    self.now,
+                    &mut actions,
+                );
             }
             came_out += actions.len();
             for action in actions.drain(..) {
@@ -252,14 +322,21 @@ impl Cluster {
         for worker in 0..self.given.len() {
             let mut attempts = self.planners[worker].clone();
             attempts.extend(self.given[worker].iter().map(|given| given.attempt));
-            self.apply(Event::WorkerHeartbeat { worker: WorkerId(worker as u64), attempts });
+            self.apply(Event::WorkerHeartbeat {
+                worker: WorkerId(worker as u64),
+                attempts,
+            });
         }
     }
 
     /// Panics unless the cluster is as busy as it should be.
     pub fn assert_loaded(&self) {
         for (worker, given) in self.given.iter().enumerate() {
-            assert_eq!(given.len(), 2, "worker {worker} has a running and a prefetched attempt");
+            assert_eq!(
+                given.len(),
+                2,
+                "worker {worker} has a running and a prefetched attempt"
+            );
         }
         let queued: u64 = self.state.queue_depth().iter().map(|depth| depth.waiting).sum();
         assert!(queued > 0, "tasks are queued");

@@ -505,7 +505,9 @@ impl State {
         }
         let stayed = entry.leaving.iter().copied().find(|attempt| {
             let attempt = &self.attempts[*attempt];
-            !attempt.left && attempt.needs_host_bytes <= holder.host_free && attempt.needs_vram_bytes <= entry.vram_free
+            !attempt.left
+                && attempt.needs_host_bytes <= holder.host_free
+                && attempt.needs_vram_bytes <= entry.vram_free
         });
         let Some(attempt) = stayed else { return };
         let entry = &mut self.attempts[attempt];

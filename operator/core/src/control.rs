@@ -105,7 +105,10 @@ impl State {
         let needed = (0..self.classes.entries.len())
             .filter(|leaf| self.classes.entries[*leaf].leaf_jobs > 0)
             .fold(0u64, |mask, leaf| mask | 1 << leaf)
-            | self.classes.entries[usize::from(class)].key.leaf.map_or(0, |leaf| 1 << leaf);
+            | self.classes.entries[usize::from(class)]
+                .key
+                .leaf
+                .map_or(0, |leaf| 1 << leaf);
         self.classes.entries[usize::from(class)].room[TIER_IDLE]
             .iter()
             .filter(|worker| self.control_fits(*worker, class))
@@ -409,7 +412,14 @@ impl State {
             return WaitReason::NoWorkerLargeEnough;
         }
         let parents_leave_room = workers().any(|worker| {
-            worker.fits & root_bit != 0 && worker.spec.host_memory_bytes - worker.parents_bytes >= bytes
+            worker.fits & root_bit != 0
+                && worker.spec.host_memory_bytes - worker.parents_bytes
+                    >= bytes
+                        + if worker.fits & leaf_bit != 0 && leaf_fits == 1 {
+                            leaf_bytes
+                        } else {
+                            0
+                        }
         });
         if parents_leave_room {
             WaitReason::WaitingForCapacity

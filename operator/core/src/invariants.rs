@@ -44,9 +44,11 @@ impl State {
                     .filter(|attempt| self.attempts[**attempt].on_clock)
                     .count();
                 assert_eq!(on_clock as u64, device.sharing);
-                let alone = device.running.iter().map(|attempt| &self.attempts[*attempt]).any(|attempt| {
-                    attempt.alone && attempt.lease == Lease::Held
-                });
+                let alone = device
+                    .running
+                    .iter()
+                    .map(|attempt| &self.attempts[*attempt])
+                    .any(|attempt| attempt.alone && attempt.lease == Lease::Held);
                 assert!(!alone || device.running.len() == 1, "a suspect runs alone");
             }
             let mut parents = 0;
@@ -230,7 +232,10 @@ impl State {
         }
         for class in crate::bits::bits(self.tenant_order.mask() & self.classes.control) {
             for (index, _) in self.workers.iter() {
-                assert!(!self.control_fits(index, class as u8), "a queued parent fits a worker");
+                assert!(
+                    !self.control_fits(index, class as u8),
+                    "a queued parent fits a worker"
+                );
             }
         }
         let stopping = self.attempts.iter().any(|(_, attempt)| {

@@ -316,9 +316,14 @@ impl State {
         entry.capped = capped;
         if capped {
             self.capped_jobs += 1;
+            // Only the workers that it has see its tasks from now on.
+            let workers: Vec<u32> = entry.workers.keys().copied().collect();
+            for worker in workers {
+                self.mark_dirty(worker);
+            }
         } else {
             self.capped_jobs -= 1;
-            self.newly_queued |= entry.queued_mask;
+            self.newly_queued |= self.jobs[job].queued_mask;
         }
         self.republish(job);
     }

@@ -27,7 +27,11 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab { chunks: Vec::new(), used: 0, free: Vec::new() }
+        Slab {
+            chunks: Vec::new(),
+            used: 0,
+            free: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -36,12 +40,16 @@ impl<T> Slab<T> {
 
     #[inline]
     fn entry(&self, index: u32) -> Option<&Entry<T>> {
-        self.chunks.get((index >> CHUNK_BITS) as usize)?.get(index as usize & (CHUNK - 1))
+        self.chunks
+            .get((index >> CHUNK_BITS) as usize)?
+            .get(index as usize & (CHUNK - 1))
     }
 
     #[inline]
     fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
-        self.chunks.get_mut((index >> CHUNK_BITS) as usize)?.get_mut(index as usize & (CHUNK - 1))
+        self.chunks
+            .get_mut((index >> CHUNK_BITS) as usize)?
+            .get_mut(index as usize & (CHUNK - 1))
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
@@ -57,7 +65,10 @@ impl<T> Slab<T> {
         if chunk == self.chunks.len() {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
-        self.chunks[chunk].push(Entry { generation: 0, value: Some(value) });
+        self.chunks[chunk].push(Entry {
+            generation: 0,
+            value: Some(value),
+        });
         self.used += 1;
         index
     }

@@ -268,6 +268,7 @@ impl State {
         if self.is_picky(task) {
             self.tasks[task].picky = true;
             self.picky.insert(task);
+            self.control_wanted = true;
         } else {
             self.enqueue(task, front);
         }
@@ -313,7 +314,11 @@ impl State {
         self.tasks[task].result = Some(result);
         self.task_changed(task, TaskChange::Succeeded { attempt, usage }, out);
         let job = self.tasks[task].job;
-        let markers = if self.tasks[task].completes { self.tasks[task].spec.completes.len() } else { 0 };
+        let markers = if self.tasks[task].completes {
+            self.tasks[task].spec.completes.len()
+        } else {
+            0
+        };
         for at in 0..markers {
             let marker = self.jobs[job]
                 .by_request

@@ -1,5 +1,11 @@
 //! A small model world around the core: workers that answer, fail, die, reconnect, duplicate and delay reports,
 //! and planners that submit random graphs of tasks. Checks from outside what the core promises.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test file uses a part of the world"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

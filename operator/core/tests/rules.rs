@@ -1,0 +1,1042 @@
+//! One test per rule of the scheduling core, on small clusters that are driven by hand.
+
+mod world;
+
+use std::sync::Arc;
+
+use prover_core::*;
+use world::{GIB, mk_binding, mk_job, mk_policy, mk_task, mk_worker, needs};
+
+/// A cluster driven by hand.
+struct Hand {
+    state: State,
+    now: u64,
+    calls: u64,
+    said: Vec<Action>,
+}
+
+impl Hand {
+    fn new(limits: Limits) -> Hand {
+        Hand {
+            state: State::new(limits),
+            now: 1_000,
+            calls: 0,
+            said: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.state.apply(event, Timestamp(self.now), &mut actions);
+        self.state.assert_invariants();
+        self.said.extend(actions.clone());
+        actions
+    }
+
+    fn wait(&mut self, milliseconds: u64) -> Vec<Action> {
+        self.now += milliseconds;
+        self.tell(Event::Tick)
+    }
+
+    fn worker(&mut self, id: u64, spec: WorkerSpec) -> WorkerId {
+        let worker = WorkerId(id);
+        self.tell(Event::WorkerConnected {
+            worker,
+            spec: Box::new(spec),
+            held: Vec::new(),
+        });
+        worker
+    }
+
+    fn job(&mut self, spec: JobSpec) -> JobId {
+        let uid = spec.uid.clone();
+        self.tell(Event::JobSubmitted(Box::new(spec)));
+        self.state.job_by_uid(&uid).expect("the job was taken")
+    }
+
+    /// A job whose planner runs, and the planner's attempt.
+    fn planned(&mut self, spec: JobSpec) -> (JobId, AttemptId) {
+        let job = self.job(spec);
+        let root = self
+            .current(self.state.job(job).unwrap().root)
+            .expect("the planner was dispatched");
+        self.tell(Event::AttemptStarted { attempt: root });
+        (job, root)
+    }
+
+    fn call(&mut self) -> CallId {
+        self.calls += 1;
+        CallId(self.calls)
+    }
+
+    fn submit(&mut self, attempt: AttemptId, tasks: Vec<TaskSpec>) -> Result<Answer, Refusal> {
+        let call = self.call();
+        let actions = self.tell(Event::TasksSubmitted { call, attempt, tasks });
+        answer_to(&actions, call)
+    }
+
+    fn current(&self, task: TaskId) -> Option<AttemptId> {
+        self.state.task(task)?.current.map(|(attempt, _)| attempt)
+    }
+
+    fn task(&self, job: JobId, request: &str) -> TaskId {
+        self.state
+            .task_by_request(job, request)
+            .expect("the task is known")
+    }
+
+    fn attempt_of(&self, job: JobId, request: &str) -> AttemptId {
+        self.current(self.task(job, request))
+            .expect("the task has an attempt")
+    }
+
+    fn state_of(&self, job: JobId, request: &str) -> TaskState {
+        self.state.task(self.task(job, request)).unwrap().state
+    }
+
+    fn succeed(&mut self, attempt: AttemptId) -> Vec<Action> {
+        self.succeed_with(attempt, &[])
+    }
+
+    fn succeed_with(&mut self, attempt: AttemptId, outputs: &[&str]) -> Vec<Action> {
+        let outputs = outputs
+            .iter()
+            .map(|name| (Arc::from(*name), mk_binding(&format!("{attempt}/{name}"))))
+            .collect();
+        self.tell(Event::AttemptSucceeded {
+            attempt,
+            outputs,
+            result: Arc::from([9u8]),
+            usage: Usage::default(),
+        })
+    }
+
+    fn fail(&mut self, attempt: AttemptId, class: FailureClass) -> Vec<Action> {
+        let (reason, message) = ("Reason".into(), "the prover's own words".into());
+        self.tell(Event::AttemptFailed {
+            attempt,
+            class,
+            reason,
+            message,
+            usage: Usage::default(),
+        })
+    }
+
+    fn phase(&self, job: JobId) -> JobPhase {
+        self.state.job(job).unwrap().phase.clone()
+    }
+
+    fn failed_because(&self, job: JobId) -> String {
+        match self.phase(job) {
+            JobPhase::Failed { reason, .. } => reason.to_string(),
+            other => panic!("the job is {other:?}"),
+        }
+    }
+}
+
+fn answer_to(actions: &[Action], asked: CallId) -> Result<Answer, Refusal> {
+    actions
+        .iter()
+        .find_map(|action| match action {
+            Action::Answer { call, answer, .. } if *call == asked => Some(answer.clone()),
+            _ => None,
+        })
+        .expect("the call was answered")
+}
+
+fn leaf(name: &str) -> TaskSpec {
+    mk_task(name, needs(Lane::Device, DeviceClass::Cpu, 2, 0))
+}
+
+fn cpu(slots: u16) -> WorkerSpec {
+    mk_worker(16, &[(DeviceClass::Cpu, 0, slots)])
+}
+
+fn assignments(actions: &[Action]) -> Vec<Assignment> {
+    let assigned = |action: &Action| match action {
+        Action::Assign(assignment) => Some(assignment.clone()),
+        _ => None,
+    };
+    actions.iter().filter_map(assigned).collect()
+}
+
+fn stops(actions: &[Action]) -> Vec<(AttemptId, StopReason)> {
+    let stopped = |action: &Action| match action {
+        Action::Stop { attempt, reason, .. } => Some((*attempt, *reason)),
+        _ => None,
+    };
+    actions.iter().filter_map(stopped).collect()
+}
+
+fn one_worker() -> Hand {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, cpu(1));
+    hand
+}
+
+#[test]
+fn a_job_submitted_again_answers_with_the_same_job() {
+    let mut hand = one_worker();
+    let job = hand.job(mk_job("j", "a"));
+    let actions = hand.tell(Event::JobSubmitted(Box::new(mk_job("j", "a"))));
+    assert_eq!(
+        actions,
+        [Action::JobAnswered {
+            uid: "j".into(),
+            answer: Ok(job)
+        }]
+    );
+}
+
+#[test]
+fn a_request_submitted_again_answers_with_the_same_task_and_whether_it_is_done() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let first = hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.succeed(attempt);
+    let Answer::Tasks(first) = first else { panic!() };
+    assert_eq!(
+        hand.submit(root, vec![leaf("prove-0")]),
+        Ok(Answer::Tasks(vec![(first[0].0, true)]))
+    );
+    let mut other = leaf("prove-0");
+    other.parameters = Arc::from([1u8]);
+    assert_eq!(
+        hand.submit(root, vec![other]),
+        Err(Refusal::RequestIdReused("prove-0".into()))
+    );
+}
+
+#[test]
+fn a_submission_is_taken_whole_or_not_at_all() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let mut orphan = leaf("prove-1");
+    orphan.depends_on = vec!["nothing".into()];
+    let refusal = hand.submit(root, vec![leaf("prove-0"), orphan]);
+    assert_eq!(
+        refusal,
+        Err(Refusal::UnknownDependency {
+            task: "prove-1".into(),
+            dependency: "nothing".into()
+        })
+    );
+    assert_eq!(hand.state.task_by_request(job, "prove-0"), None);
+}
+
+#[test]
+fn a_task_waits_for_its_dependencies_and_gets_their_results() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let mut join = leaf("join-0");
+    join.depends_on = vec!["prove-0".into()];
+    join.inputs = vec!["receipt".into()];
+    let mut prove = leaf("prove-0");
+    prove.outputs = vec!["receipt".into()];
+    hand.submit(root, vec![prove, join]).unwrap();
+    assert_eq!(hand.state_of(job, "join-0"), TaskState::Waiting);
+    let attempt = hand.attempt_of(job, "prove-0");
+    let given = assignments(&hand.succeed_with(attempt, &["receipt"]));
+    assert_eq!(given[0].dependency_results, [Arc::from([9u8])]);
+    assert_eq!(
+        given[0].inputs,
+        [("receipt".into(), mk_binding(&format!("{attempt}/receipt")))]
+    );
+}
+
+#[test]
+fn a_marker_is_completed_by_any_attempt_more_than_once_without_harm() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let mut marker = leaf("marker");
+    marker.marker = true;
+    let mut after = leaf("after");
+    after.depends_on = vec!["marker".into()];
+    hand.submit(root, vec![marker, after]).unwrap();
+    for _ in 0..2 {
+        let call = hand.call();
+        let actions = hand.tell(Event::MarkerCompleted {
+            call,
+            attempt: root,
+            marker: "marker".into(),
+        });
+        assert_eq!(answer_to(&actions, call), Ok(Answer::Done));
+    }
+    assert_eq!(hand.state_of(job, "marker"), TaskState::Succeeded);
+    assert_eq!(hand.state_of(job, "after"), TaskState::Assigned);
+}
+
+#[test]
+fn a_late_subscriber_is_answered_at_once() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.succeed(attempt);
+    let call = hand.call();
+    let actions = hand.tell(Event::TasksSubscribed {
+        call,
+        attempt: root,
+        tasks: vec!["prove-0".into()],
+    });
+    let outcome = TaskOutcome::Succeeded(Arc::from([9u8]));
+    assert_eq!(
+        actions,
+        [Action::TaskResult {
+            worker: WorkerId(1),
+            call,
+            task: "prove-0".into(),
+            outcome
+        }]
+    );
+}
+
+#[test]
+fn a_channel_replays_from_an_offset_and_ends_with_its_task() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::AttemptStarted { attempt });
+    for byte in 0..3u8 {
+        let call = hand.call();
+        hand.tell(Event::ChannelMessageSent {
+            call,
+            attempt,
+            task: None,
+            payload: Arc::from([byte]),
+        });
+    }
+    let call = hand.call();
+    let mut actions = hand.tell(Event::ChannelOpened {
+        call,
+        attempt: root,
+        task: "prove-0".into(),
+        start_offset: 1,
+    });
+    actions.extend(hand.succeed(attempt));
+    let messages: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::ChannelMessage { offset, payload, .. } => {
+                Some((*offset, payload.as_ref().map(|bytes| bytes[0])))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(messages, [(1, Some(1)), (2, Some(2)), (3, None)]);
+}
+
+#[test]
+fn a_channel_writer_that_has_sent_is_not_retried_in_place_but_its_parent_begins_a_new_epoch() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("done"), leaf("writer"), leaf("queued")])
+        .unwrap();
+    let done = hand.attempt_of(job, "done");
+    hand.succeed(done);
+    let writer = hand.attempt_of(job, "writer");
+    let call = hand.call();
+    hand.tell(Event::ChannelMessageSent {
+        call,
+        attempt: writer,
+        task: None,
+        payload: Arc::from([1u8]),
+    });
+    let actions = hand.fail(writer, FailureClass::Retryable);
+    assert!(stops(&actions).contains(&(root, StopReason::Replanned)));
+    assert_eq!(hand.state.job(job).unwrap().epoch, 1);
+    assert_eq!(
+        hand.state.task_by_request(job, "writer"),
+        None,
+        "unfinished children are dropped"
+    );
+    assert_eq!(
+        hand.state_of(job, "done"),
+        TaskState::Succeeded,
+        "finished ones stay"
+    );
+}
+
+#[test]
+fn a_planner_that_dies_is_run_again_and_its_tasks_stay() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.succeed(attempt);
+    hand.fail(root, FailureClass::Retryable);
+    assignments(&hand.wait(2_000));
+    let again = hand.current(hand.state.job(job).unwrap().root).unwrap();
+    assert_ne!(again, root);
+    let Ok(Answer::Tasks(answers)) = hand.submit(again, vec![leaf("prove-0")]) else {
+        panic!()
+    };
+    assert!(answers[0].1, "what was proved is not proved again");
+    assert_eq!(hand.submit(root, vec![leaf("x")]), Err(Refusal::LeaseLost));
+}
+
+#[test]
+fn a_job_whose_planner_ends_without_a_concluding_task_fails_unless_its_root_concludes() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.succeed(root);
+    assert_eq!(hand.failed_because(job), "NothingConcludes");
+    let mut spec = mk_job("execute", "a");
+    spec.root_concludes = true;
+    let (job, root) = hand.planned(spec);
+    hand.succeed(root);
+    assert_eq!(hand.phase(job), JobPhase::Succeeded);
+}
+
+#[test]
+fn a_job_starts_only_when_its_largest_leaf_fits_and_says_why_it_waits() {
+    let mut hand = Hand::new(Limits::default());
+    let mut spec = mk_job("j", "a");
+    spec.largest_leaf = needs(Lane::Device, DeviceClass::Gpu, 2, 40);
+    let job = hand.job(spec);
+    assert_eq!(hand.phase(job), JobPhase::Queued(WaitReason::NoWorkerOfBackend));
+    hand.worker(1, mk_worker(16, &[(DeviceClass::Gpu, 24, 1)]));
+    assert_eq!(hand.phase(job), JobPhase::Queued(WaitReason::NoWorkerLargeEnough));
+    hand.worker(2, mk_worker(16, &[(DeviceClass::Gpu, 80, 1)]));
+    assert_eq!(hand.phase(job), JobPhase::Running);
+}
+
+#[test]
+fn parents_never_take_the_memory_that_the_leaves_they_wait_for_need() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, mk_worker(4, &[(DeviceClass::Cpu, 0, 1)]));
+    let jobs: Vec<JobId> = (0..4).map(|n| hand.job(mk_job(&format!("j{n}"), "a"))).collect();
+    let running = jobs
+        .iter()
+        .filter(|job| hand.phase(**job) == JobPhase::Running)
+        .count();
+    assert_eq!(running, 2, "two planners of 1 GiB leave 2 GiB for a leaf");
+    assert_eq!(
+        hand.phase(jobs[3]),
+        JobPhase::Queued(WaitReason::WaitingForHostMemory)
+    );
+}
+
+#[test]
+fn parents_are_preempted_when_the_worker_for_their_leaves_is_gone() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, mk_worker(3, &[(DeviceClass::Cpu, 0, 1)]));
+    hand.worker(2, mk_worker(2, &[(DeviceClass::Cpu, 0, 1)]));
+    let (_, first) = hand.planned(mk_job("j0", "a"));
+    let (_, second) = hand.planned(mk_job("j1", "a"));
+    let actions = hand.tell(Event::WorkerGone { worker: WorkerId(2) });
+    let running: Vec<_> = [first, second]
+        .into_iter()
+        .filter(|a| hand.state.attempt(*a).unwrap().state == AttemptState::Started)
+        .collect();
+    assert!(running.len() + stops(&actions).len() <= 2);
+    assert!(
+        hand.state.worker(WorkerId(1)).unwrap().host_memory_free_bytes >= 2 * GIB
+            || !stops(&actions).is_empty()
+    );
+}
+
+#[test]
+fn a_task_that_fits_nowhere_never_stops_another_that_fits() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, mk_worker(16, &[(DeviceClass::Gpu, 24, 1)]));
+    let mut spec = mk_job("j", "a");
+    spec.largest_leaf = needs(Lane::Device, DeviceClass::Gpu, 2, 8);
+    let (job, root) = hand.planned(spec);
+    let large = mk_task("large", needs(Lane::Device, DeviceClass::Gpu, 2, 80));
+    let small = mk_task("small", needs(Lane::Device, DeviceClass::Gpu, 2, 8));
+    hand.submit(root, vec![large, small]).unwrap();
+    assert_eq!(hand.state_of(job, "large"), TaskState::Ready);
+    assert_eq!(hand.state_of(job, "small"), TaskState::Assigned);
+}
+
+#[test]
+fn a_worker_gets_only_tasks_of_its_own_backend_version() {
+    let mut hand = Hand::new(Limits::default());
+    let mut spec = cpu(1);
+    spec.backend.version = "2".into();
+    hand.worker(1, spec);
+    let job = hand.job(mk_job("j", "a"));
+    assert_eq!(hand.phase(job), JobPhase::Queued(WaitReason::NoWorkerOfBackend));
+}
+
+#[test]
+fn priority_goes_before_deadline_and_deadline_before_the_rest() {
+    let mut hand = one_worker();
+    let mut order = Vec::new();
+    let mut roots = Vec::new();
+    for (name, priority, deadline) in [("plain", 0, None), ("due", 0, Some(9_000_000)), ("high", 1, None)] {
+        let mut spec = mk_job(name, "a");
+        spec.policy = JobPolicy {
+            priority,
+            deadline: deadline.map(Timestamp),
+            ..mk_policy()
+        };
+        roots.push(hand.planned(spec));
+    }
+    // The slot and the place behind it are taken first.
+    hand.submit(roots[0].1, vec![leaf("a-0"), leaf("a-1")]).unwrap();
+    for (_, root) in &roots {
+        hand.submit(*root, vec![leaf("b-0")]).unwrap();
+    }
+    for _ in 0..4 {
+        let running = hand
+            .state
+            .worker_attempts(WorkerId(1))
+            .into_iter()
+            .find(|attempt| {
+                let view = hand.state.attempt(*attempt).unwrap();
+                view.device.is_some() && view.state == AttemptState::Assigned
+            });
+        let attempt = running.expect("something runs");
+        for given in assignments(&hand.succeed(attempt)) {
+            order.push(hand.state.job(given.job).unwrap().uid.to_string());
+        }
+    }
+    assert_eq!(order, ["high", "due", "plain"]);
+}
+
+#[test]
+fn two_tenants_share_the_devices_by_weight() {
+    let mut hand = one_worker();
+    hand.tell(Event::TenantWeightChanged {
+        tenant: "a".into(),
+        weight: 3,
+    });
+    for tenant in ["a", "b"] {
+        let (_, root) = hand.planned(mk_job(tenant, tenant));
+        hand.submit(root, (0..200).map(|n| leaf(&format!("prove-{n}"))).collect())
+            .unwrap();
+    }
+    let mut given = [0, 0];
+    for _ in 0..100 {
+        let attempts = hand.state.worker_attempts(WorkerId(1));
+        hand.tell(Event::WorkerHeartbeat {
+            worker: WorkerId(1),
+            attempts,
+        });
+        let next = hand
+            .state
+            .worker_attempts(WorkerId(1))
+            .into_iter()
+            .find(|attempt| {
+                let view = hand.state.attempt(*attempt).unwrap();
+                view.device.is_some() && view.state == AttemptState::Assigned
+            });
+        let attempt = next.expect("something runs");
+        hand.tell(Event::AttemptStarted { attempt });
+        hand.now += 1_000;
+        for assignment in assignments(&hand.succeed(attempt)) {
+            given[usize::from(&**hand.state.job(assignment.job).unwrap().tenant == "b")] += 1;
+        }
+    }
+    assert!(
+        (72..=78).contains(&given[0]),
+        "three quarters of the device belong to a: {given:?}"
+    );
+}
+
+#[test]
+fn a_job_runs_on_no_more_workers_than_it_may() {
+    let mut hand = Hand::new(Limits::default());
+    for worker in 1..=3 {
+        hand.worker(worker, cpu(1));
+    }
+    let mut spec = mk_job("j", "a");
+    spec.policy.max_workers = Some(1);
+    let (_, root) = hand.planned(spec);
+    hand.submit(root, (0..6).map(|n| leaf(&format!("prove-{n}"))).collect())
+        .unwrap();
+    let busy = hand
+        .state
+        .workers()
+        .filter(|worker| worker.prefetched > 0)
+        .count();
+    assert_eq!(busy, 1);
+}
+
+#[test]
+fn a_prefetched_attempt_is_recalled_when_it_could_start_elsewhere() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let ahead = hand.attempt_of(job, "prove-1");
+    assert_eq!(hand.state.attempt(ahead).unwrap().state, AttemptState::Prefetched);
+    hand.worker(2, cpu(1));
+    assert!(hand.said.contains(&Action::Recall {
+        worker: WorkerId(1),
+        attempt: ahead
+    }));
+    let given = assignments(&hand.tell(Event::RecallAnswered {
+        attempt: ahead,
+        given_back: true,
+    }));
+    assert_eq!(
+        (given[0].worker, given[0].number, given[0].prefetch),
+        (WorkerId(2), 1, false)
+    );
+}
+
+#[test]
+fn a_broken_stream_leaves_attempts_alone_for_the_grace_and_a_gone_worker_does_not() {
+    let mut hand = one_worker();
+    hand.worker(2, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    let worker = hand.state.attempt(attempt).unwrap().worker;
+    hand.tell(Event::WorkerDisconnected { worker });
+    hand.wait(9_000);
+    assert_eq!(hand.attempt_of(job, "prove-0"), attempt);
+    hand.wait(1_000);
+    assert_ne!(hand.current(hand.task(job, "prove-0")), Some(attempt));
+}
+
+#[test]
+fn the_first_valid_result_counts_even_under_a_lost_lease_and_only_once() {
+    let mut hand = one_worker();
+    hand.worker(2, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let lost = hand.attempt_of(job, "prove-0");
+    let worker = hand.state.attempt(lost).unwrap().worker;
+    hand.tell(Event::WorkerGone { worker });
+    hand.tell(Event::Tick);
+    let second = hand.attempt_of(job, "prove-0");
+    let actions = hand.succeed(lost);
+    assert!(actions.contains(&Action::CompletionJudged {
+        worker,
+        attempt: lost,
+        accepted: true
+    }));
+    assert_eq!(stops(&actions), [(second, StopReason::Superseded)]);
+    let other = hand.state.attempt(second).unwrap().worker;
+    let judged = Action::CompletionJudged {
+        worker: other,
+        attempt: second,
+        accepted: false,
+    };
+    assert!(hand.succeed(second).contains(&judged));
+}
+
+#[test]
+fn a_completion_reported_again_gets_the_same_judgement() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.succeed(attempt);
+    let judged = Action::CompletionJudged {
+        worker: WorkerId(1),
+        attempt,
+        accepted: true,
+    };
+    assert_eq!(hand.succeed(attempt), [judged]);
+}
+
+#[test]
+fn a_silent_worker_loses_its_leases_and_gets_them_back_while_nobody_else_has_them() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.wait(31_000);
+    assert_eq!(hand.state.attempt(attempt).unwrap().state, AttemptState::Lost);
+    hand.tell(Event::WorkerHeartbeat {
+        worker: WorkerId(1),
+        attempts: vec![root, attempt],
+    });
+    assert_eq!(hand.attempt_of(job, "prove-0"), attempt);
+}
+
+#[test]
+fn a_failed_task_waits_longer_each_time_and_prefers_another_worker() {
+    let mut hand = one_worker();
+    hand.worker(2, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let first = hand.attempt_of(job, "prove-0");
+    let failed_on = hand.state.attempt(first).unwrap().worker;
+    hand.fail(first, FailureClass::Retryable);
+    assert_eq!(hand.state_of(job, "prove-0"), TaskState::Backoff);
+    let given = assignments(&hand.wait(1_000));
+    assert_ne!(given[0].worker, failed_on);
+    hand.fail(given[0].attempt, FailureClass::Retryable);
+    assert!(assignments(&hand.wait(1_999)).is_empty());
+    assert_eq!(assignments(&hand.wait(1)).len(), 1);
+}
+
+#[test]
+fn failures_beyond_the_retry_limit_fail_the_job_and_lost_workers_do_not_count() {
+    let mut hand = one_worker();
+    let mut spec = mk_job("j", "a");
+    spec.retry_limit = 1;
+    let (job, root) = hand.planned(spec);
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    for class in [
+        FailureClass::WorkerLost,
+        FailureClass::WorkerLost,
+        FailureClass::Artifact,
+        FailureClass::Retryable,
+    ] {
+        let attempt = hand.attempt_of(job, "prove-0");
+        hand.fail(attempt, class);
+        hand.wait(120_000 - hand.now % 2);
+        hand.tell(Event::WorkerHeartbeat {
+            worker: WorkerId(1),
+            attempts: Vec::new(),
+        });
+        hand.wait(1);
+        if hand.phase(job) != JobPhase::Running {
+            break;
+        }
+    }
+    assert!(matches!(hand.phase(job), JobPhase::Failed { .. }));
+    assert_eq!(hand.state.job(job).unwrap().failures, 2);
+}
+
+#[test]
+fn a_fatal_failure_fails_the_job_with_the_provers_own_words() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.fail(root, FailureClass::InvalidInput);
+    let message = "the prover's own words".into();
+    let class = Some(FailureClass::InvalidInput);
+    assert_eq!(
+        hand.phase(job),
+        JobPhase::Failed {
+            reason: "Reason".into(),
+            message,
+            class
+        }
+    );
+}
+
+#[test]
+fn out_of_memory_goes_to_a_larger_device_and_else_the_whole_job_is_planned_again() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, mk_worker(16, &[(DeviceClass::Gpu, 24, 1)]));
+    let mut spec = mk_job("j", "a");
+    spec.largest_leaf = needs(Lane::Device, DeviceClass::Gpu, 2, 8);
+    let (job, root) = hand.planned(spec);
+    hand.submit(
+        root,
+        vec![mk_task("prove-0", needs(Lane::Device, DeviceClass::Gpu, 2, 8))],
+    )
+    .unwrap();
+    hand.worker(2, mk_worker(16, &[(DeviceClass::Gpu, 80, 1)]));
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.fail(attempt, FailureClass::OutOfMemory);
+    let given = assignments(&hand.wait(1_000));
+    assert_eq!(given[0].worker, WorkerId(2));
+    let actions = hand.fail(given[0].attempt, FailureClass::OutOfMemory);
+    assert_eq!(stops(&actions), [(root, StopReason::Replanned)]);
+    assert_eq!(assignments(&actions)[0].replans, 1);
+    assert_eq!(hand.state.task_by_request(job, "prove-0"), None);
+}
+
+#[test]
+fn suspects_of_a_crash_run_alone_before_one_of_them_is_charged_and_a_killer_is_quarantined() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, cpu(2));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let (one, two) = (hand.attempt_of(job, "prove-0"), hand.attempt_of(job, "prove-1"));
+    for attempt in [one, two] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    for attempt in [one, two] {
+        hand.fail(attempt, FailureClass::ChildCrashed);
+    }
+    assert_eq!(hand.state.job(job).unwrap().failures, 0, "nobody is charged yet");
+    for _ in 0..40 {
+        let attempts = hand.state.worker_attempts(WorkerId(1));
+        hand.tell(Event::WorkerHeartbeat {
+            worker: WorkerId(1),
+            attempts,
+        });
+        let given = assignments(&hand.wait(1_000));
+        for assignment in given.iter().filter(|given| given.device.is_some()) {
+            assert!(assignment.alone, "suspects run alone");
+            hand.tell(Event::AttemptStarted {
+                attempt: assignment.attempt,
+            });
+            hand.fail(assignment.attempt, FailureClass::ChildCrashed);
+        }
+    }
+    assert_eq!(hand.failed_because(job), "TaskQuarantined");
+}
+
+#[test]
+fn cancelling_stops_what_runs_and_discards_its_results() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    let actions = hand.tell(Event::JobCancelled { job });
+    let mut stopped = stops(&actions);
+    stopped.sort();
+    assert_eq!(
+        stopped,
+        [(root, StopReason::Cancelled), (attempt, StopReason::Cancelled)]
+    );
+    let judged = Action::CompletionJudged {
+        worker: WorkerId(1),
+        attempt,
+        accepted: false,
+    };
+    assert!(hand.succeed(attempt).contains(&judged));
+}
+
+#[test]
+fn suspending_keeps_finished_tasks_and_stops_the_clock_of_the_active_deadline() {
+    let mut hand = one_worker();
+    let mut spec = mk_job("j", "a");
+    spec.policy.active_deadline = Some(Milliseconds(20_000));
+    let (job, root) = hand.planned(spec.clone());
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.succeed(attempt);
+    hand.wait(5_000);
+    let policy = JobPolicy {
+        suspended: true,
+        ..spec.policy
+    };
+    hand.tell(Event::JobPolicyChanged { job, policy });
+    hand.tell(Event::AttemptStopped { attempt: root });
+    hand.wait(25_000);
+    assert_eq!(
+        (hand.phase(job), hand.state_of(job, "prove-0")),
+        (JobPhase::Suspended, TaskState::Succeeded)
+    );
+    hand.tell(Event::WorkerHeartbeat {
+        worker: WorkerId(1),
+        attempts: Vec::new(),
+    });
+    hand.tell(Event::JobPolicyChanged {
+        job,
+        policy: spec.policy,
+    });
+    assert_eq!(hand.phase(job), JobPhase::Running);
+    hand.wait(14_000);
+    assert_eq!(hand.phase(job), JobPhase::Running);
+    hand.wait(1_000);
+    assert_eq!(hand.failed_because(job), "ActiveDeadlineExceeded");
+}
+
+#[test]
+fn a_deadline_that_passes_fails_the_job() {
+    let mut hand = one_worker();
+    let mut spec = mk_job("j", "a");
+    spec.policy.deadline = Some(Timestamp(9_000));
+    let job = hand.job(spec);
+    assert_eq!(hand.state.next_timer(), Some(Timestamp(9_000)));
+    hand.wait(8_000);
+    assert_eq!(hand.failed_because(job), "DeadlineExceeded");
+}
+
+#[test]
+fn the_action_cache_answers_another_job_and_shared_bytes_go_with_the_last_name() {
+    let mut hand = one_worker();
+    let mut spec = leaf("prove-0");
+    spec.outputs = vec!["receipt".into()];
+    spec.cache_key = Some("key".into());
+    let (first, root) = hand.planned(mk_job("j0", "a"));
+    hand.submit(root, vec![spec.clone()]).unwrap();
+    let attempt = hand.attempt_of(first, "prove-0");
+    hand.succeed_with(attempt, &["receipt"]);
+    let (second, root) = hand.planned(mk_job("j1", "a"));
+    let Ok(Answer::Tasks(answers)) = hand.submit(root, vec![spec]) else {
+        panic!()
+    };
+    assert!(answers[0].1, "the cache answers");
+    let binding = mk_binding(&format!("{attempt}/receipt"));
+    assert_eq!(hand.state.artifact(second, &"receipt".into()), Some(&binding));
+    let deleted = |said: &[Action]| {
+        said.iter()
+            .filter(|action| matches!(action, Action::DeleteArtifact { .. }))
+            .count()
+    };
+    for (job, expected) in [(first, 0), (second, 1)] {
+        hand.tell(Event::JobCancelled { job });
+        for attempt in hand.state.worker_attempts(WorkerId(1)) {
+            if hand.state.attempt(attempt).unwrap().job == job {
+                hand.tell(Event::AttemptStopped { attempt });
+            }
+        }
+        let said = hand.tell(Event::JobForgotten { job });
+        assert_eq!(deleted(&said), expected);
+    }
+}
+
+#[test]
+fn an_artifact_goes_when_its_last_consumer_is_terminal_and_no_reference_names_it() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    for name in ["plain", "referenced"] {
+        let call = hand.call();
+        hand.tell(Event::ArtifactBound {
+            call,
+            attempt: root,
+            name: name.into(),
+            binding: mk_binding(name),
+        });
+    }
+    let call = hand.call();
+    let (name, reference): (ArtifactName, Arc<str>) = ("referenced".into(), "mine".into());
+    hand.tell(Event::ReferenceAdded {
+        call,
+        attempt: root,
+        name: name.clone(),
+        reference: reference.clone(),
+    });
+    let mut prove = leaf("prove-0");
+    prove.inputs = vec!["plain".into(), "referenced".into(), "program".into()];
+    hand.submit(root, vec![prove]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    let actions = hand.succeed(attempt);
+    let gone = |name: &str| Action::DeleteArtifact {
+        job,
+        name: name.into(),
+        binding: mk_binding(name),
+    };
+    assert!(actions.contains(&gone("plain")) && !actions.contains(&gone("referenced")));
+    let call = hand.call();
+    let actions = hand.tell(Event::ReferenceRemoved {
+        call,
+        attempt: root,
+        name,
+        reference,
+    });
+    assert!(actions.contains(&gone("referenced")));
+    assert_eq!(answer_to(&actions, call), Ok(Answer::Dropped(true)));
+    assert!(
+        hand.state.artifact(job, &"program".into()).is_some(),
+        "sources stay"
+    );
+}
+
+#[test]
+fn the_first_binding_of_a_name_wins() {
+    let mut hand = one_worker();
+    let (_, root) = hand.planned(mk_job("j", "a"));
+    for key in ["first", "second"] {
+        let call = hand.call();
+        let actions = hand.tell(Event::ArtifactBound {
+            call,
+            attempt: root,
+            name: "segment".into(),
+            binding: mk_binding(key),
+        });
+        assert_eq!(
+            answer_to(&actions, call),
+            Ok(Answer::Artifact(mk_binding("first")))
+        );
+    }
+}
+
+#[test]
+fn permits_are_released_with_the_consumer_and_taken_over_by_a_rerun() {
+    let mut hand = Hand::new(Limits {
+        permit_bytes: 100,
+        permit_bytes_per_job: 10,
+        ..Limits::default()
+    });
+    hand.worker(1, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let ask = |hand: &mut Hand, name: &str, bytes: u64| {
+        let call = hand.call();
+        (
+            call,
+            hand.tell(Event::PermitRequested {
+                call,
+                attempt: root,
+                name: name.into(),
+                bytes,
+            }),
+        )
+    };
+    let (call, actions) = ask(&mut hand, "segment-0", 90);
+    assert_eq!(answer_to(&actions, call), Ok(Answer::Done));
+    let (call, actions) = ask(&mut hand, "segment-0", 90);
+    assert_eq!(
+        answer_to(&actions, call),
+        Ok(Answer::Done),
+        "the same artifact takes its permit over"
+    );
+    let (waiting, actions) = ask(&mut hand, "segment-1", 90);
+    assert!(actions.is_empty(), "there is no room for another");
+    let (call, binding) = (hand.call(), mk_binding("s"));
+    hand.tell(Event::ArtifactBound {
+        call,
+        attempt: root,
+        name: "segment-0".into(),
+        binding,
+    });
+    let mut prove = leaf("prove-0");
+    prove.inputs = vec!["segment-0".into()];
+    hand.submit(root, vec![prove]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    assert_eq!(answer_to(&hand.succeed(attempt), waiting), Ok(Answer::Done));
+}
+
+#[test]
+fn the_time_of_a_device_is_divided_among_the_attempts_that_overlap_on_it() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, cpu(2));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let (one, two) = (hand.attempt_of(job, "prove-0"), hand.attempt_of(job, "prove-1"));
+    for attempt in [one, two] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    hand.now += 2_000;
+    hand.succeed(one);
+    hand.now += 1_000;
+    hand.succeed(two);
+    let time = |request: &str| hand.state.task(hand.task(job, request)).unwrap().device_time.0;
+    assert_eq!((time("prove-0"), time("prove-1")), (1_000, 2_000));
+}
+
+#[test]
+fn a_draining_worker_takes_nothing_new_and_is_empty_in_the_end() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    hand.tell(Event::WorkerDraining { worker: WorkerId(1) });
+    let attempt = hand.attempt_of(job, "prove-0");
+    let actions = hand.succeed(attempt);
+    assert!(assignments(&actions).is_empty());
+    let actions = hand.succeed(root);
+    assert!(actions.contains(&Action::WorkerEmpty { worker: WorkerId(1) }));
+}
+
+#[test]
+fn a_limit_that_is_passed_is_a_typed_refusal() {
+    let mut hand = Hand::new(Limits {
+        tasks_per_job: 2,
+        opaque_bytes: 4,
+        ..Limits::default()
+    });
+    hand.worker(1, cpu(1));
+    let (_, root) = hand.planned(mk_job("j", "a"));
+    let refusal = hand.submit(root, vec![leaf("a"), leaf("b")]);
+    assert_eq!(
+        refusal,
+        Err(Refusal::LimitExceeded {
+            what: "tasks_per_job",
+            limit: 2
+        })
+    );
+    let mut large = leaf("a");
+    large.parameters = Arc::from([0u8; 5]);
+    assert_eq!(
+        hand.submit(root, vec![large]),
+        Err(Refusal::LimitExceeded {
+            what: "opaque_bytes",
+            limit: 4
+        })
+    );
+}
