@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::attempts::{Lease, NO_DEVICE, Place};
-use crate::classes::{TIER_AHEAD, TIER_IDLE, TIER_SLOT, TIERS};
+use crate::classes::{TIER_IDLE, TIERS};
 use crate::slab::NONE;
 use crate::state::State;
 use crate::tasks::Stage;
@@ -228,7 +228,6 @@ impl State {
                 let waiting = worker.published[tier] & queued & !control;
                 assert_eq!(waiting, 0, "a queued task fits a worker in tier {tier}");
             }
-            debug_assert!(TIER_SLOT < TIER_AHEAD);
         }
         for class in crate::bits::bits(self.tenant_order.mask() & self.classes.control) {
             for (index, _) in self.workers.iter() {
