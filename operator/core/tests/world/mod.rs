@@ -652,10 +652,9 @@ impl World {
             8 => self.repeat_last_report(),
             9 => self.change_job(number, fate),
             10 => {
-                if let Some(id) = self.nth_worker(number).filter(|_| fate < 40) {
-                    if worker_connected(&self.workers, id) {
-                        self.apply(Event::WorkerDraining { worker: id });
-                    }
+                let found = self.nth_worker(number).filter(|_| fate < 40);
+                if let Some(worker) = found.filter(|id| worker_connected(&self.workers, *id)) {
+                    self.apply(Event::WorkerDraining { worker });
                 }
             }
             11 => {
