@@ -191,7 +191,9 @@ pub struct TaskTypeCount {
     pub waiting: u64,
     /// Ready to be dispatched.
     pub ready: u64,
-    /// Assigned or running.
+    /// At a worker, but not started: on the way there or fetched ahead.
+    pub assigned: u64,
+    /// Started.
     pub running: u64,
     /// With a result.
     pub succeeded: u64,
@@ -357,7 +359,8 @@ impl State {
             match view.state {
                 TaskState::Waiting | TaskState::Backoff => count.waiting += 1,
                 TaskState::Ready => count.ready += 1,
-                TaskState::Assigned | TaskState::Running => count.running += 1,
+                TaskState::Assigned => count.assigned += 1,
+                TaskState::Running => count.running += 1,
                 TaskState::Succeeded => count.succeeded += 1,
                 TaskState::Failed | TaskState::Dropped => count.ended += 1,
             }
