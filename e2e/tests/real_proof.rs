@@ -144,11 +144,12 @@ fn killing_a_backend_and_an_agent_during_a_proof_loses_no_finished_task() {
     running.await_done("Prove", 1, PROGRESS_LIMIT);
     let first = Kill::of(&running, running.backends().first().into_iter());
     running.await_done("Lift", 1, PROGRESS_LIMIT);
-    let second = Kill::of(&running, running.agents().first().into_iter());
+    let second = Kill::of(&running, running.agents().first().into_iter()).after(&first);
     let done = running.wait().expect_code(0);
     expect_verified(&done, "killed");
     // Of each: what ran on the device, what was fetched ahead, and perhaps the planner.
-    first.expect_nothing_finished_ran_again(&done.report(), 4);
-    second.expect_nothing_finished_ran_again(&done.report(), 4);
+    first.expect_nothing_finished_ran_again(&done.report(), 1..=4);
+    // The agent may have been idle, since a task that lost its backend prefers another worker.
+    second.expect_nothing_finished_ran_again(&done.report(), 0..=4);
     assert_eq!(done.report()["workers"]["restarts"], 1);
 }
