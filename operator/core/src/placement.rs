@@ -363,8 +363,10 @@ impl State {
                 }
                 let entry = &holder.devices[usize::from(device)];
                 let avoided = self.workers.id(worker) == self.tasks[task].avoid;
-                let rank = (avoided, entry.running.len() + entry.ahead.len(), worker);
-                if best.is_none_or(|(other, _): ((bool, usize, u32), _)| rank < other) {
+                let held = entry.running.len() + entry.leaving.len() + entry.ahead.len();
+                // Another worker is better, but an idle device now beats any that must be waited for.
+                let rank = (held > 0, avoided, held, worker);
+                if best.is_none_or(|(other, _): ((bool, bool, usize, u32), _)| rank < other) {
                     best = Some((rank, (worker, device)));
                 }
             }

@@ -780,6 +780,28 @@ fn suspects_of_a_crash_run_alone_before_one_of_them_is_charged_and_a_killer_is_q
 }
 
 #[test]
+fn a_suspect_takes_the_idle_device_where_it_crashed_rather_than_wait_for_another() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(1, cpu(1));
+    hand.worker(2, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let (one, two) = (hand.attempt_of(job, "prove-0"), hand.attempt_of(job, "prove-1"));
+    for attempt in [one, two] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    let crashed_on = hand.state.attempt(one).unwrap().worker;
+    hand.fail(one, FailureClass::ChildCrashed);
+    for worker in [WorkerId(1), WorkerId(2)] {
+        let attempts = hand.state.worker_attempts(worker);
+        hand.tell(Event::WorkerHeartbeat { worker, attempts });
+    }
+    hand.wait(2_000);
+    let again = hand.attempt_of(job, "prove-0");
+    assert_eq!(hand.state.attempt(again).unwrap().worker, crashed_on);
+}
+
+#[test]
 fn cancelling_stops_what_runs_and_discards_its_results() {
     let mut hand = one_worker();
     let (job, root) = hand.planned(mk_job("j", "a"));
