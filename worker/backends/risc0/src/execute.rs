@@ -229,25 +229,12 @@ pub fn execute<E: Send>(
     mut on_segment: impl FnMut(SegmentBytes) -> Result<(), E> + Send,
 ) -> Result<Execution, ExecuteError<E>> {
     let shared: SharedState = Arc::default();
-    let faulted = |error: &anyhow::Error| ExecuteError::GuestFaulted {
-        detail: format!("{error:#}"),
-        output: introduce_output(&lock(&shared).written),
-    };
     let image = ProgramBinary::decode(request.program.blob())
         .and_then(|binary| binary.to_image())
-        .map_err(|error| faulted(&error))?;
-    let mut builder = ExecutorEnv::builder();
-    builder
-        .stdin(std::io::Cursor::new(request.input))
-        .write_fd(FD_STDOUT, Tail(Arc::clone(&shared)))
-        .write_fd(FD_STDERR, Tail(Arc::clone(&shared)))
-        .write_fd(FD_JOURNAL, Journal(Arc::clone(&shared)));
-    let handlers = builder
-        .build()
-        .and_then(|env| ExecutorImpl::from_elf(env, request.program.blob()))
-        .map_err(|error| faulted(&error))?;
+        .map_err(|error| faulted(&error, &shared))?;
     let calls = SystemCalls {
-        handlers,
+        handlers: handlers(request.program, request.input, &shared)
+            .map_err(|error| faulted(&error, &shared))?,
         seed,
         stream: RefCell::new(None),
         assumptions: request.assumptions,
@@ -285,19 +272,12 @@ pub fn execute<E: Send>(
     if let Some(error) = refused.or(calls.failure.take()) {
         return Err(error);
     }
-    let result = result.map_err(|error| {
-        // The executor's limit has no type of its own.
-        if error
-            .chain()
-            .any(|cause| cause.to_string().starts_with("Session limit exceeded"))
-        {
-            ExecuteError::CycleLimitExceeded {
-                max_cycles: request.max_cycles,
-                segments,
-            }
-        } else {
-            faulted(&error)
-        }
+    let result = result.map_err(|error| match error.chain().any(is_cycle_limit) {
+        true => ExecuteError::CycleLimitExceeded {
+            max_cycles: request.max_cycles,
+            segments,
+        },
+        false => faulted(&error, &shared),
     })?;
     let mut shared = lock(&shared);
     Ok(Execution {
@@ -307,6 +287,29 @@ pub fn execute<E: Send>(
         journal: std::mem::take(&mut shared.journal),
         assumptions: shared.assumptions_used.iter().map(|(_, index)| *index).collect(),
     })
+}
+
+/// RISC Zero's own system calls, with the program's input and outputs connected.
+fn handlers<'a>(program: &Program, input: Vec<u8>, shared: &SharedState) -> anyhow::Result<ExecutorImpl<'a>> {
+    let env = ExecutorEnv::builder()
+        .stdin(std::io::Cursor::new(input))
+        .write_fd(FD_STDOUT, Tail(Arc::clone(shared)))
+        .write_fd(FD_STDERR, Tail(Arc::clone(shared)))
+        .write_fd(FD_JOURNAL, Journal(Arc::clone(shared)))
+        .build()?;
+    ExecutorImpl::from_elf(env, program.blob())
+}
+
+/// The executor's limit has no type of its own.
+fn is_cycle_limit(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.to_string().starts_with("Session limit exceeded")
+}
+
+fn faulted<E>(error: &anyhow::Error, shared: &Mutex<Shared>) -> ExecuteError<E> {
+    ExecuteError::GuestFaulted {
+        detail: format!("{error:#}"),
+        output: introduce_output(&lock(shared).written),
+    }
 }
 
 /// Cycles that one instruction may take, for which a segment must keep room.

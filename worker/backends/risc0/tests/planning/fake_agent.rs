@@ -24,6 +24,8 @@ type Subscription = (
     mpsc::UnboundedSender<Result<TaskResult, Status>>,
 );
 
+type Commands = mpsc::Sender<Result<AgentCommand, Status>>;
+
 /// What the agent has seen.
 #[derive(Default)]
 pub(crate) struct Seen {
@@ -84,10 +86,7 @@ fn answer_all(
 struct Service {
     seen: Arc<Mutex<Seen>>,
     waited: Arc<Notify>,
-    sessions: mpsc::UnboundedSender<(
-        Streaming<BackendEvent>,
-        mpsc::Sender<Result<AgentCommand, Status>>,
-    )>,
+    sessions: mpsc::UnboundedSender<(Streaming<BackendEvent>, Commands)>,
 }
 
 /// The agent, with the backend connected to it.
@@ -96,7 +95,7 @@ pub(crate) struct FakeAgent {
     seen: Arc<Mutex<Seen>>,
     waited: Arc<Notify>,
     events: Streaming<BackendEvent>,
-    commands: mpsc::Sender<Result<AgentCommand, Status>>,
+    commands: Commands,
     attempts: u64,
 }
 

@@ -215,6 +215,9 @@ async fn executing_only_leaves_the_public_values_and_no_tasks() {
     assert_eq!(report.program_id.len(), 64);
 }
 
+/// Expected reason, plan, program, input, and a part of the message.
+type Case<'a> = (&'a str, JobPlan, Vec<u8>, &'a [u8], &'a str);
+
 #[tokio::test]
 async fn what_the_user_got_wrong_is_told_as_bad_input_with_its_reason() {
     let fibonacci = elf("fibonacci");
@@ -230,7 +233,7 @@ async fn what_the_user_got_wrong_is_told_as_bad_input_with_its_reason() {
         input_format: InputFormat::Frames.into(),
         ..plan("Succinct")
     };
-    let cases: [(&str, JobPlan, Vec<u8>, &[u8], &str); 9] = [
+    let cases: [Case; 9] = [
         (
             "GuestPanicked",
             plan("Succinct"),
