@@ -16,7 +16,44 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn decisions(criterion: &mut Criterion, name: &str, parameter: &str, shape: Shape) {
+/// A completion and the dispatch that it causes. The starts come in between, outside of the measured time.
+fn decisions(criterion: &mut Criterion, parameter: &str, shape: Shape) {
+    bench(criterion, "decision", parameter, shape, |cluster, decisions| {
+        let mut measured = Duration::ZERO;
+        let mut left = decisions;
+        while left > 0 {
+            let start = processor_time();
+            let made = cluster.decide(left);
+            measured += processor_time() - start;
+            cluster.start();
+            left -= made;
+        }
+        measured
+    });
+}
+
+/// A completion, the dispatch that it causes, and the start of what runs next.
+fn decisions_with_start(criterion: &mut Criterion, parameter: &str, shape: Shape) {
+    bench(
+        criterion,
+        "decision-with-start",
+        parameter,
+        shape,
+        |cluster, decisions| {
+            let start = processor_time();
+            std::hint::black_box(cluster.decide_and_start(decisions));
+            processor_time() - start
+        },
+    );
+}
+
+fn bench(
+    criterion: &mut Criterion,
+    name: &str,
+    parameter: &str,
+    shape: Shape,
+    decide: impl Fn(&mut Cluster, u64) -> Duration,
+) {
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
     let mut cluster = Cluster::new(shape);
@@ -27,9 +64,7 @@ fn decisions(criterion: &mut Criterion, name: &str, parameter: &str, shape: Shap
             let mut left = iterations;
             while left > 0 {
                 let batch = left.min(BATCH);
-                let start = processor_time();
-                std::hint::black_box(cluster.decide(batch));
-                measured += processor_time() - start;
+                measured += decide(&mut cluster, batch);
                 left -= batch;
                 cluster.refill();
             }
@@ -46,11 +81,11 @@ fn all(criterion: &mut Criterion) {
             workers,
             ..Shape::default()
         };
-        decisions(criterion, "decision", &format!("{workers}-workers"), shape);
+        decisions(criterion, &format!("{workers}-workers"), shape);
+        decisions_with_start(criterion, &format!("{workers}-workers"), shape);
     }
     decisions(
         criterion,
-        "decision",
         "graph",
         Shape {
             graph: true,
@@ -59,7 +94,6 @@ fn all(criterion: &mut Criterion) {
     );
     decisions(
         criterion,
-        "decision",
         "64-classes",
         Shape {
             classes: 60,
@@ -68,7 +102,6 @@ fn all(criterion: &mut Criterion) {
     );
     decisions(
         criterion,
-        "decision",
         "100-tenants",
         Shape {
             tenants: 100,

@@ -1,8 +1,9 @@
 //! A loaded cluster around the scheduling core, for benchmarks.
 //!
 //! Owns the load: workers that start and complete what they are given, jobs whose planners keep the queue full.
-//! One decision is what one task costs the core in production: the report that it started, the report that it
-//! succeeded, and the dispatch that this causes, with all features on (prefetch, leases, artifacts, fairness).
+//! A decision is a completion and the dispatch that it causes, with all features on (prefetch, leases and
+//! heartbeats, artifacts, fairness). The report that the next attempt started is another event: it is measured
+//! beside decisions (`decision-with-start`), which is what a task costs the core over its life after submission.
 
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ pub struct Cluster {
     given: Vec<std::collections::VecDeque<Given>>,
     planners: Vec<Vec<AttemptId>>,
     next_worker: usize,
+    /// Workers whose next attempt has not started.
+    to_start: Vec<usize>,
     roots: Vec<(JobId, AttemptId)>,
     submitted: Vec<u64>,
     result: Arc<[u8]>,
@@ -120,6 +123,7 @@ impl Cluster {
                 .collect(),
             planners: vec![Vec::new(); shape.workers as usize],
             next_worker: 0,
+            to_start: Vec::new(),
             roots: Vec::new(),
             submitted: vec![0; shape.jobs as usize],
             result: Arc::from([0u8; 8]),
@@ -133,7 +137,7 @@ impl Cluster {
         }
         cluster.refill();
         // What stays in place is measured, not what a fresh heap is like.
-        cluster.decide(shape.workers * 4);
+        cluster.decide_and_start(shape.workers * 4);
         cluster.refill();
         cluster
     }
@@ -189,13 +193,16 @@ impl Cluster {
         }
     }
 
-    fn apply(&mut self, event: Event) {
+    /// Applies an event and carries out what comes of it. Answers how many actions came out.
+    fn apply(&mut self, event: Event) -> usize {
         let mut actions = std::mem::take(&mut self.actions);
         self.state.apply(event, self.now, &mut actions);
+        let came_out = actions.len();
         for action in actions.drain(..) {
             self.execute(&action);
         }
         self.actions = actions;
+        came_out
     }
 
     fn execute(&mut self, action: &Action) {
@@ -263,61 +270,85 @@ impl Cluster {
         }
     }
 
-    /// Makes so many decisions, worker by worker. Returns how many actions came out.
-    pub fn decide(&mut self, decisions: u64) -> usize {
+    /// Makes so many decisions, worker by worker, each followed by the start of what runs next on the worker.
+    /// Returns how many actions came out.
+    pub fn decide_and_start(&mut self, decisions: u64) -> usize {
         let mut came_out = 0;
         for _ in 0..decisions {
-            let worker = self.next_worker;
-            self.next_worker = (worker + 1) % self.given.len();
-            let Some(Given { attempt, output }) = self.given[worker].pop_front() else {
+            let Some((worker, actions)) = self.complete_next() else {
                 continue;
             };
-            self.decided += 1;
-            // A task takes a second: a round over all workers moves the clock that much.
-            self.now.0 = 1_000 + self.decided * 1_000 / self.shape.workers;
-            let mut actions = std::mem::take(&mut self.actions);
-            let outputs = match output {
-                Some(name) => vec![(name, self.binding())],
-                None => Vec::new(),
-            };
-            let usage = Usage {
-                device_time: Milliseconds(1_000),
-                energy_millijoules: 100,
-            };
-            let result = self.result.clone();
-            self.state.apply(
-                Event::AttemptSucceeded {
-                    attempt,
-                    outputs,
-                    result,
-                    usage,
-                },
-                self.now,
-                &mut actions,
-            );
-            // The next one starts where this one ran.
-            if let Some(next) = self.given[worker].front() {
-                self.state.apply(
-                    Event::AttemptStarted {
-                        attempt: next.attempt,
-                    },
-                    self.now,
-                    &mut actions,
-                );
-            }
-            came_out += actions.len();
-            for action in actions.drain(..) {
-                self.execute(&action);
-            }
-            self.actions = actions;
-            if self.decided.is_multiple_of(self.shape.workers * 5) {
-                self.heartbeats();
-            }
+            came_out += actions + self.start_on(worker);
+            self.heartbeats_if_due();
         }
         came_out
     }
 
-    /// Every worker says that it is alive, as often as in production (once in some tasks).
+    /// Makes at most so many decisions, at most one per worker, and leaves the starts to [`Cluster::start`].
+    /// Returns how many it made.
+    pub fn decide(&mut self, most: u64) -> u64 {
+        let mut made = 0;
+        for _ in 0..most.min(self.shape.workers) {
+            if let Some((worker, _)) = self.complete_next() {
+                self.to_start.push(worker);
+                made += 1;
+                self.heartbeats_if_due();
+            }
+        }
+        made
+    }
+
+    /// What was waiting behind the attempts that [`Cluster::decide`] completed starts.
+    pub fn start(&mut self) {
+        for worker in std::mem::take(&mut self.to_start) {
+            self.start_on(worker);
+        }
+    }
+
+    /// The attempt that runs on the next worker succeeds. Answers the worker and how many actions came out.
+    fn complete_next(&mut self) -> Option<(usize, usize)> {
+        let worker = self.next_worker;
+        self.next_worker = (worker + 1) % self.given.len();
+        let Given { attempt, output } = self.given[worker].pop_front()?;
+        self.decided += 1;
+        // A task takes a second: a round over all workers moves the clock that much.
+        self.now.0 = 1_000 + self.decided * 1_000 / self.shape.workers;
+        let outputs = match output {
+            Some(name) => vec![(name, self.binding())],
+            None => Vec::new(),
+        };
+        let usage = Usage {
+            device_time: Milliseconds(1_000),
+            energy_millijoules: 100,
+        };
+        let result = self.result.clone();
+        let actions = self.apply(Event::AttemptSucceeded {
+            attempt,
+            outputs,
+            result,
+            usage,
+        });
+        Some((worker, actions))
+    }
+
+    /// The next attempt starts where the one before it ran. Answers how many actions came out.
+    fn start_on(&mut self, worker: usize) -> usize {
+        match self.given[worker].front() {
+            Some(next) => {
+                let attempt = next.attempt;
+                self.apply(Event::AttemptStarted { attempt })
+            }
+            None => 0,
+        }
+    }
+
+    /// Every worker says that it is alive, once in five tasks: more often than in production.
+    fn heartbeats_if_due(&mut self) {
+        if self.decided.is_multiple_of(self.shape.workers * 5) {
+            self.heartbeats();
+        }
+    }
+
     fn heartbeats(&mut self) {
         for worker in 0..self.given.len() {
             let mut attempts = self.planners[worker].clone();

@@ -15,8 +15,16 @@ fn limits() -> Limits {
     }
 }
 
+/// Histories per run: `PROPTEST_CASES` asks for more, as a long run before a release does.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(300)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 3_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
     /// Nothing is overbooked, no lease is valid twice, each result is accepted once, finished tasks are not run
     /// again, cancelled and suspended jobs get nothing (the world asserts these at every step); afterwards all
