@@ -238,6 +238,21 @@ async fn a_completion_that_comes_twice_counts_once() {
 }
 
 #[tokio::test]
+async fn a_failure_is_acknowledged_so_that_its_worker_can_leave() {
+    let fixture = mk_fixture().await;
+    let mut worker = FakeWorker::connect(&fixture, "worker").await;
+    let job = fixture.submit(mk_job("failure")).await;
+    worker.plan(1).await;
+    let prove = worker.expect_assign_of("prove").await;
+    worker.start(&prove).await;
+    worker
+        .fail(&prove, wire::FailureClass::Retryable, "Unlucky", "try again")
+        .await;
+    assert!(worker.expect_acknowledgement(prove.attempt_id).await);
+    job.cancel().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_running_attempt_survives_a_broken_stream_that_comes_back() {
     let fixture = mk_fixture().await;
     let mut worker = FakeWorker::connect(&fixture, "worker").await;

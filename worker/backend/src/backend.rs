@@ -24,6 +24,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Verifies a proof from bytes alone, for the `verify` subcommand.
     fn verify_file(&self, request: &VerifyRequest) -> Result<Verified, VerifyFailure>;
+
+    /// The identity that proofs of this program are verified against, in lower-case hexadecimal, for the
+    /// `program-id` subcommand.
+    fn program_id(&self, _program: &[u8]) -> Result<String, VerifyFailure> {
+        Err(VerifyFailure::bad_input(
+            "this backend can't compute the identity of a program",
+        ))
+    }
 }
 
 /// A proof to be checked against a program.

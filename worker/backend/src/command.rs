@@ -1,4 +1,4 @@
-//! The command line of a backend binary: `serve` (the default) and `verify`.
+//! The command line of a backend binary: `serve` (the default), `verify` and `program-id`.
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,13 @@ enum Command {
     Serve,
     /// Verifies a proof file from bytes alone: exit code 0 accepted, 1 refused, 2 could not be judged.
     Verify(VerifyArguments),
+    /// Prints the identity that proofs of a program are verified against: RISC Zero's image id.
+    #[command(visible_alias = "image-id")]
+    ProgramId {
+        /// The program file.
+        #[arg(long)]
+        program: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -93,6 +100,7 @@ pub fn main<B: Backend>(backend: B) -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve_agent(backend),
         Command::Verify(arguments) => ExitCode::from(verify(&backend, &arguments)),
+        Command::ProgramId { program } => ExitCode::from(program_id(&backend, &program)),
     }
 }
 
@@ -169,6 +177,20 @@ fn verify<B: Backend>(backend: &B, arguments: &VerifyArguments) -> u8 {
     }
 }
 
+fn program_id<B: Backend>(backend: &B, path: &Path) -> u8 {
+    let identified = read_bounded("program", path).and_then(|program| backend.program_id(&program));
+    match identified {
+        Ok(program_id) => {
+            println!("{program_id}");
+            EXIT_ACCEPTED
+        }
+        Err(failure) => {
+            eprintln!("{}: {failure}", path.display());
+            EXIT_BAD_INPUT
+        }
+    }
+}
+
 fn judge<B: Backend>(
     backend: &B,
     arguments: &VerifyArguments,
@@ -178,7 +200,7 @@ fn judge<B: Backend>(
         let message = format!("--program-id {:?} is not hexadecimal", arguments.program_id);
         return (Err(VerifyFailure::BadInput(message)), None);
     }
-    let proof = match read_proof(&arguments.proof) {
+    let proof = match read_bounded("proof", &arguments.proof) {
         Ok(proof) => proof,
         Err(failure) => return (Err(failure), None),
     };
@@ -201,26 +223,26 @@ fn judge<B: Backend>(
     (judged, proof_bytes)
 }
 
-fn read_proof(path: &Path) -> Result<Vec<u8>, VerifyFailure> {
+fn read_bounded(what: &str, path: &Path) -> Result<Vec<u8>, VerifyFailure> {
     let unreadable = |error: std::io::Error| {
         VerifyFailure::BadInput(format!(
-            "could not read the proof file {}: {error}",
+            "could not read the {what} file {}: {error}",
             path.display()
         ))
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut proof = Vec::new();
+    let mut bytes = Vec::new();
     file.take(MAX_PROOF_FILE_BYTES + 1)
-        .read_to_end(&mut proof)
+        .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if proof.len() as u64 > MAX_PROOF_FILE_BYTES {
+    if bytes.len() as u64 > MAX_PROOF_FILE_BYTES {
         let message = format!(
-            "{} is larger than {MAX_PROOF_FILE_BYTES} bytes: it is no proof",
+            "{} is larger than {MAX_PROOF_FILE_BYTES} bytes: it is no {what}",
             path.display()
         );
         return Err(VerifyFailure::BadInput(message));
     }
-    Ok(proof)
+    Ok(bytes)
 }
 
 fn print_answer(format: OutputFormat, answer: &VerifyAnswer<'_>) {

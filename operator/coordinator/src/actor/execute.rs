@@ -52,6 +52,8 @@ impl Actor {
                 attempt,
                 accepted,
             } => {
+                let judged = if accepted { "accepted" } else { "discarded" };
+                self.parts.metrics.completions.with_label_values(&[judged]).inc();
                 self.acknowledge(worker, attempt, accepted);
             }
             Action::Answer { worker, call, answer } => self.answer(worker, call, answer),
@@ -167,10 +169,9 @@ impl Actor {
         })
     }
 
-    /// The one place where a completion is acknowledged: what must be durable first is waited for here.
-    fn acknowledge(&mut self, worker: WorkerId, attempt: AttemptId, accepted: bool) {
-        let judged = if accepted { "accepted" } else { "discarded" };
-        self.parts.metrics.completions.with_label_values(&[judged]).inc();
+    /// The one place where the end of an attempt is acknowledged, whether it completed or failed: what must be
+    /// durable first is waited for here. Until then its worker keeps the report and waits before it leaves.
+    pub(super) fn acknowledge(&mut self, worker: WorkerId, attempt: AttemptId, accepted: bool) {
         self.parts.metrics.acknowledgements.inc();
         let message = wire::CompletionAcknowledged {
             attempt_id: attempt.0,

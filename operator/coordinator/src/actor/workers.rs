@@ -277,6 +277,7 @@ impl Actor {
             } => {
                 self.executed(attempt, execution);
                 self.failed(attempt, event);
+                self.acknowledge(worker, attempt, true);
             }
             Report::DeviceChanged {
                 device,

@@ -7,6 +7,7 @@ use prover_backend::{
 use risc0_zkvm::Digest;
 
 use crate::graph::task_type;
+use crate::program::Program;
 use crate::sizing::{self, MIN_SEGMENT_PO2, ProofKind};
 use crate::{plan, prover, tasks};
 
@@ -59,6 +60,11 @@ impl Backend for Risc0 {
             public_values: accepted.journal,
             verifier: prover::verifier_name(),
         })
+    }
+
+    fn program_id(&self, program: &[u8]) -> Result<String, VerifyFailure> {
+        let program = Program::parse(program).map_err(|error| VerifyFailure::bad_input(error.to_string()))?;
+        Ok(hex::encode(program.image_id()))
     }
 }
 
