@@ -316,7 +316,7 @@ impl State {
         let (worker, job, class, place) = (entry.worker, entry.job, entry.class, entry.place);
         let (host_bytes, vram_bytes) = (entry.host_bytes, entry.vram_bytes);
         (entry.host_bytes, entry.vram_bytes, entry.place) = (0, 0, Place::None);
-        let (device, task) = (usize::from(entry.device), entry.task);
+        let (device, task, alone) = (usize::from(entry.device), entry.task, entry.alone);
         let holder = &mut self.workers[worker];
         match place {
             Place::Ahead => {
@@ -328,7 +328,8 @@ impl State {
                 let holder = &mut holder.devices[device];
                 holder.vram_free += vram_bytes;
                 remove_from(&mut holder.running, attempt);
-                if holder.reserved_for == task {
+                // An older attempt of the same task, which came back late, does not end the seclusion of the new one.
+                if alone && holder.reserved_for == task {
                     holder.reserved_for = NONE;
                 }
                 self.seat_again(worker, device);

@@ -129,7 +129,9 @@ impl State {
         } else {
             !beside.is_empty()
         };
-        if alone || !(suspect || others) {
+        // Beside a suspect there can only be a lost attempt that came back and is being stopped.
+        let secluded = alone && !beside_on_device;
+        if secluded || !(suspect || others) {
             return false;
         }
         self.tasks[task].suspected += 1;

@@ -49,7 +49,13 @@ impl State {
                     .iter()
                     .map(|attempt| &self.attempts[*attempt])
                     .any(|attempt| attempt.alone && attempt.lease == Lease::Held);
-                assert!(!alone || device.running.len() == 1, "a suspect runs alone");
+                // A lost attempt that came back holds its slot until it has left: nothing can keep it away.
+                let leased = device
+                    .running
+                    .iter()
+                    .filter(|attempt| !matches!(self.attempts[**attempt].lease, Lease::Stopping(_)))
+                    .count();
+                assert!(!alone || leased == 1, "a suspect runs alone");
             }
             let mut parents = 0;
             for attempt in &worker.control {
