@@ -143,7 +143,7 @@ impl State {
                 .iter()
                 .filter(|attempt| self.attempts[**attempt].place != Place::None);
             assert_eq!(placed.count() as u32, job.placed);
-            for queue in &job.queues {
+            for queue in job.queues.iter() {
                 let queued =
                     |task: &&u32| self.tasks[**task].queued && self.tasks[**task].class == queue.class;
                 assert_eq!(job.tasks.iter().filter(queued).count() as u32, queue.live);

@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::order::{MaskTree, Rank};
 use crate::permits::JobPermits;
-use crate::queue::ClassQueue;
+use crate::queue::ClassQueues;
 use crate::state::State;
 use crate::tasks::Stage;
 use crate::timers::Timer;
@@ -41,33 +41,47 @@ pub(crate) struct Tenant {
     pub(crate) floor: u64,
 }
 
-/// A job.
+/// A job. The order of the fields is kept: what every decision reads and writes lies together in front.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Job {
-    pub(crate) uid: Arc<str>,
-    pub(crate) tenant: u32,
+    // What every decision touches.
+    pub(crate) queued_mask: u64,
+    pub(crate) queues: ClassQueues,
+    pub(crate) share: u64,
+    pub(crate) correction: i64,
+    pub(crate) published: Option<(Rank, u64)>,
     pub(crate) policy: JobPolicy,
+    pub(crate) capped: bool,
+    pub(crate) forget: bool,
+    /// Counted among the jobs whose leaves must fit beside parents.
+    pub(crate) leaf_counted: bool,
+    pub(crate) root_concludes: bool,
+    pub(crate) leaf_class: u8,
+    pub(crate) tenant: u32,
+    pub(crate) root: u32,
+    pub(crate) ready: u32,
+    pub(crate) backoff: u32,
+    pub(crate) active: u32,
+    /// Attempts that hold a place on a worker, stopping ones too.
+    pub(crate) placed: u32,
+    pub(crate) concluding: u32,
+    pub(crate) replans: u32,
+    pub(crate) attempts: Vec<u32>,
+    pub(crate) device_microseconds: u64,
+    pub(crate) energy_millijoules: u64,
     pub(crate) phase: JobPhase,
+
+    // The rest.
+    pub(crate) uid: Arc<str>,
     pub(crate) backend: BackendVersion,
     pub(crate) retry_limit: u32,
-    pub(crate) root_concludes: bool,
-    pub(crate) root: u32,
-    pub(crate) leaf_class: u8,
     /// Host memory of each level of the parent chain, the root first.
     pub(crate) chain: Vec<u64>,
     pub(crate) reservation: Option<Reservation>,
     /// Group of jobs that wait for the same.
     pub(crate) wait_key: Option<(u8, u8)>,
-    /// Counted among the jobs whose leaves must fit beside parents.
-    pub(crate) leaf_counted: bool,
 
-    // Fair queue.
-    pub(crate) queues: Vec<ClassQueue>,
-    pub(crate) queued_mask: u64,
-    pub(crate) share: u64,
-    pub(crate) correction: i64,
-    pub(crate) published: Option<(Rank, u64)>,
-    pub(crate) capped: bool,
     /// Attempts with a device per worker, kept only while `max_workers` is set.
     pub(crate) workers: BTreeMap<u32, u32>,
 
@@ -76,15 +90,7 @@ pub(crate) struct Job {
     pub(crate) by_request: Lookup<RequestId, u32>,
     /// Tasks of the current plan.
     pub(crate) planned: usize,
-    pub(crate) ready: u32,
-    pub(crate) backoff: u32,
-    pub(crate) active: u32,
-    pub(crate) concluding: u32,
-    pub(crate) attempts: Vec<u32>,
-    /// Attempts that hold a place on a worker, stopping ones too.
-    pub(crate) placed: u32,
     pub(crate) epoch: u32,
-    pub(crate) replans: u32,
     pub(crate) failures: u32,
     pub(crate) infrastructure_failures: u32,
 
@@ -101,9 +107,6 @@ pub(crate) struct Job {
     pub(crate) active_since: Option<Timestamp>,
     pub(crate) active_before: Milliseconds,
     pub(crate) active_timer: Option<Timestamp>,
-    pub(crate) device_microseconds: u64,
-    pub(crate) energy_millijoules: u64,
-    pub(crate) forget: bool,
 }
 
 impl Job {
@@ -517,7 +520,7 @@ fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Ti
         reservation: None,
         wait_key: None,
         leaf_counted: false,
-        queues: Vec::new(),
+        queues: ClassQueues::default(),
         queued_mask: 0,
         share: 0,
         correction: 0,

@@ -21,7 +21,79 @@ pub(crate) struct ClassQueue {
     pub(crate) class: u8,
     /// Entries that still stand for a ready task.
     pub(crate) live: u32,
-    pub(crate) entries: VecDeque<Queued>,
+    /// The first entry lies here, so that taking it does not wait for the memory of the others.
+    first: Option<Queued>,
+    others: VecDeque<Queued>,
+}
+
+impl ClassQueue {
+    fn new(class: u8) -> ClassQueue {
+        ClassQueue {
+            class,
+            live: 0,
+            first: None,
+            others: VecDeque::new(),
+        }
+    }
+
+    fn push(&mut self, entry: Queued, front: bool) {
+        self.live += 1;
+        match self.first {
+            None => self.first = Some(entry),
+            Some(first) if front => {
+                self.others.push_front(first);
+                self.first = Some(entry);
+            }
+            Some(_) => self.others.push_back(entry),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        std::mem::replace(&mut self.first, self.others.pop_front())
+    }
+
+    /// One entry does not count any more; with the last one all go.
+    fn one_less(&mut self) {
+        self.live -= 1;
+        if self.live == 0 {
+            self.first = None;
+            self.others.clear();
+        }
+    }
+}
+
+/// The queues of a job, one per class. Most jobs have tasks of one class ready at a time: the first queue lies in
+/// the job itself.
+#[derive(Debug, Default)]
+pub(crate) struct ClassQueues {
+    first: Option<ClassQueue>,
+    others: Vec<ClassQueue>,
+}
+
+impl ClassQueues {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ClassQueue> {
+        self.first.iter().chain(self.others.iter())
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut ClassQueue> {
+        self.first.iter_mut().chain(self.others.iter_mut())
+    }
+
+    fn find(&mut self, class: u8) -> Option<&mut ClassQueue> {
+        self.iter_mut().find(|queue| queue.class == class)
+    }
+
+    fn push(&mut self, class: u8, entry: Queued, front: bool) {
+        if let Some(queue) = self.find(class) {
+            return queue.push(entry, front);
+        }
+        let mut queue = ClassQueue::new(class);
+        queue.push(entry, front);
+        match self.first {
+            None => self.first = Some(queue),
+            Some(_) => self.others.push(queue),
+        }
+    }
 }
 
 /// A task in a queue. The entry counts only while the task has the same ticket.
@@ -54,24 +126,7 @@ impl State {
         };
         self.tasks[task].queued = true;
         let entry = &mut self.jobs[job];
-        let at = match entry.queues.iter().position(|queue| queue.class == class) {
-            Some(at) => at,
-            None => {
-                entry.queues.push(ClassQueue {
-                    class,
-                    live: 0,
-                    entries: VecDeque::new(),
-                });
-                entry.queues.len() - 1
-            }
-        };
-        let queue = &mut entry.queues[at];
-        queue.live += 1;
-        if front {
-            queue.entries.push_front(queued);
-        } else {
-            queue.entries.push_back(queued);
-        }
+        entry.queues.push(class, queued, front);
         let bit = 1u64 << class;
         if entry.queued_mask & bit == 0 {
             entry.queued_mask |= bit;
@@ -96,12 +151,11 @@ impl State {
         entry.ticket = entry.ticket.wrapping_add(1);
         let (job, class) = (entry.job, entry.class);
         let entry = &mut self.jobs[job];
-        let Some(queue) = entry.queues.iter_mut().find(|queue| queue.class == class) else {
+        let Some(queue) = entry.queues.find(class) else {
             return;
         };
-        queue.live -= 1;
+        queue.one_less();
         if queue.live == 0 {
-            queue.entries.clear();
             entry.queued_mask &= !(1u64 << class);
             self.republish(job);
         }
@@ -111,30 +165,29 @@ impl State {
     /// The job's rank is not brought up to date: charging it for the attempt does that.
     pub(crate) fn pop(&mut self, job: u32, classes: u64) -> Option<u32> {
         let (tasks, entry) = (&self.tasks, &mut self.jobs[job]);
-        let mut best: Option<(u32, usize)> = None;
-        for (at, queue) in entry.queues.iter_mut().enumerate() {
+        let mut best: Option<(u32, u8)> = None;
+        for queue in entry.queues.iter_mut() {
             if queue.live == 0 || classes & (1 << queue.class) == 0 {
                 continue;
             }
-            while let Some(first) = queue.entries.front() {
+            while let Some(first) = queue.first {
                 if tasks
                     .get(first.task)
                     .is_some_and(|task| task.queued && task.ticket == first.ticket)
                 {
                     break;
                 }
-                queue.entries.pop_front();
+                queue.pop();
             }
-            let first = queue.entries.front()?;
+            let first = queue.first?;
             if best.is_none_or(|(order, _)| first.order < order) {
-                best = Some((first.order, at));
+                best = Some((first.order, queue.class));
             }
         }
-        let queue = &mut entry.queues[best?.1];
-        let first = queue.entries.pop_front()?;
-        queue.live -= 1;
+        let queue = entry.queues.find(best?.1)?;
+        let first = queue.pop()?;
+        queue.one_less();
         if queue.live == 0 {
-            queue.entries.clear();
             entry.queued_mask &= !(1u64 << queue.class);
         }
         let task = &mut self.tasks[first.task];

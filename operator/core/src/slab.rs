@@ -5,7 +5,9 @@ use std::ops::{Index, IndexMut};
 /// No entry.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// The generation comes first, beside what the value has in front: identities are made as often as values are read.
 #[derive(Debug)]
+#[repr(C)]
 struct Entry<T> {
     generation: u32,
     value: Option<T>,

@@ -31,8 +31,10 @@ impl Stage {
     }
 }
 
-/// A task. What the hot path reads comes first; its description is boxed.
+/// A task. The order of the fields is kept: what every decision reads and writes comes first; the description, which
+/// it does not need, is boxed.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Task {
     pub(crate) job: u32,
     pub(crate) kind: u32,
@@ -63,6 +65,17 @@ pub(crate) struct Task {
     pub(crate) concludes: bool,
     pub(crate) completes: bool,
     pub(crate) cacheable: bool,
+    /// Artifacts of its job.
+    pub(crate) inputs: Vec<u32>,
+    pub(crate) dependencies: Vec<u32>,
+    pub(crate) result: Option<Arc<[u8]>>,
+    pub(crate) device_microseconds: u64,
+    pub(crate) energy_millijoules: u64,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) dependents: Vec<u32>,
+    pub(crate) outputs: Vec<u32>,
+    pub(crate) links: Option<Box<Links>>,
     pub(crate) epoch: u32,
     pub(crate) failures: u32,
     /// Children that it alone can have killed.
@@ -74,19 +87,8 @@ pub(crate) struct Task {
     /// When it takes that worker too; when it may be tried again.
     pub(crate) avoid_until: Timestamp,
     pub(crate) not_before: Timestamp,
-    pub(crate) dependencies: Vec<u32>,
-    pub(crate) dependents: Vec<u32>,
-    /// Artifacts of its job.
-    pub(crate) inputs: Vec<u32>,
-    pub(crate) outputs: Vec<u32>,
     pub(crate) submitted_at: Timestamp,
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) finished_at: Option<Timestamp>,
-    pub(crate) device_microseconds: u64,
-    pub(crate) energy_millijoules: u64,
-    pub(crate) result: Option<Arc<[u8]>>,
     pub(crate) last_failure: Option<Arc<str>>,
-    pub(crate) links: Option<Box<Links>>,
     pub(crate) spec: Box<TaskSpec>,
 }
 
