@@ -14,7 +14,9 @@ fn processor_time() -> Duration {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter_map(|text| text.parse::<u64>().ok());
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter_map(|text| text.parse::<u64>().ok());
     let workers = arguments.next().unwrap_or(1_000);
     let decisions = arguments.next().unwrap_or(1_000_000);
     let mut cluster = Cluster::new(Shape {

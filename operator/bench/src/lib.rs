@@ -52,6 +52,13 @@ struct Given {
     output: Option<ArtifactName>,
 }
 
+/// What a worker runs and what it was given ahead.
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    running: Option<Given>,
+    ahead: Option<Given>,
+}
+
 /// A loaded cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -60,8 +67,8 @@ pub struct Cluster {
     now: Timestamp,
     decided: u64,
     actions: Vec<Action>,
-    /// Per worker what runs and what was fetched ahead, in order.
-    given: Vec<std::collections::VecDeque<Given>>,
+    /// Per worker.
+    given: Vec<Slot>,
     planners: Vec<Vec<AttemptId>>,
     next_worker: usize,
     /// Workers whose next attempt has not started.
@@ -118,9 +125,7 @@ impl Cluster {
             now: Timestamp(1_000),
             decided: 0,
             actions: Vec::with_capacity(1_024),
-            given: (0..shape.workers)
-                .map(|_| std::collections::VecDeque::new())
-                .collect(),
+            given: vec![Slot::default(); shape.workers as usize],
             planners: vec![Vec::new(); shape.workers as usize],
             next_worker: 0,
             to_start: Vec::new(),
@@ -218,10 +223,17 @@ impl Cluster {
                         .graph
                         .then(|| self.output_of(assignment.task))
                         .flatten();
-                    self.given[assignment.worker.0 as usize].push_back(Given {
+                    let given = Some(Given {
                         attempt: assignment.attempt,
                         output,
                     });
+                    let slot = &mut self.given[assignment.worker.0 as usize];
+                    if slot.running.is_none() {
+                        slot.running = given;
+                    } else {
+                        assert!(slot.ahead.is_none(), "one attempt is given ahead");
+                        slot.ahead = given;
+                    }
                 }
             }
         }
@@ -309,7 +321,8 @@ impl Cluster {
     fn complete_next(&mut self) -> Option<(usize, usize)> {
         let worker = self.next_worker;
         self.next_worker = (worker + 1) % self.given.len();
-        let Given { attempt, output } = self.given[worker].pop_front()?;
+        let slot = &mut self.given[worker];
+        let Given { attempt, output } = std::mem::replace(&mut slot.running, slot.ahead.take())?;
         self.decided += 1;
         // A task takes a second: a round over all workers moves the clock that much.
         self.now.0 = 1_000 + self.decided * 1_000 / self.shape.workers;
@@ -333,7 +346,7 @@ impl Cluster {
 
     /// The next attempt starts where the one before it ran. Answers how many actions came out.
     fn start_on(&mut self, worker: usize) -> usize {
-        match self.given[worker].front() {
+        match &self.given[worker].running {
             Some(next) => {
                 let attempt = next.attempt;
                 self.apply(Event::AttemptStarted { attempt })
@@ -352,7 +365,8 @@ impl Cluster {
     fn heartbeats(&mut self) {
         for worker in 0..self.given.len() {
             let mut attempts = self.planners[worker].clone();
-            attempts.extend(self.given[worker].iter().map(|given| given.attempt));
+            let slot = &self.given[worker];
+            attempts.extend(slot.running.iter().chain(&slot.ahead).map(|given| given.attempt));
             self.apply(Event::WorkerHeartbeat {
                 worker: WorkerId(worker as u64),
                 attempts,
@@ -363,9 +377,8 @@ impl Cluster {
     /// Panics unless the cluster is as busy as it should be.
     pub fn assert_loaded(&self) {
         for (worker, given) in self.given.iter().enumerate() {
-            assert_eq!(
-                given.len(),
-                2,
+            assert!(
+                given.running.is_some() && given.ahead.is_some(),
                 "worker {worker} has a running and a prefetched attempt"
             );
         }

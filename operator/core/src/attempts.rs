@@ -10,6 +10,7 @@ use crate::model::{
 use crate::slab::NONE;
 use crate::state::State;
 use crate::tasks::Stage;
+use crate::workers::Held;
 
 /// No device: the control lane.
 pub(crate) const NO_DEVICE: u16 = u16::MAX;
@@ -196,7 +197,7 @@ impl State {
                 holder.running.push(attempt);
             }
             Place::Ahead => {
-                holder.devices[usize::from(device)].ahead.push_back(attempt);
+                holder.devices[usize::from(device)].ahead.push(attempt);
                 self.link_ahead(attempt);
             }
             Place::Control => holder.control.push(attempt),
@@ -406,7 +407,7 @@ impl State {
             loop {
                 let holder = &self.workers[worker];
                 let entry = &holder.devices[device];
-                let Some(attempt) = entry.ahead.front().copied() else {
+                let Some(attempt) = entry.ahead.first().copied() else {
                     break;
                 };
                 let next = &self.attempts[attempt];
@@ -431,8 +432,8 @@ impl State {
         holder.host_free -= host_bytes;
         let holder = &mut holder.devices[device];
         holder.vram_free -= vram_bytes;
-        if holder.ahead.front() == Some(&attempt) {
-            holder.ahead.pop_front();
+        if holder.ahead.first() == Some(&attempt) {
+            holder.ahead.remove(0);
         } else {
             holder.ahead.retain(|other| *other != attempt);
         }
@@ -491,7 +492,7 @@ impl State {
         }
         self.take_slot(attempt);
         if overtaken {
-            self.workers[worker].devices[device].ahead.push_front(leaving);
+            self.workers[worker].devices[device].ahead.insert(0, leaving);
             self.link_ahead(leaving);
         }
     }
@@ -742,7 +743,7 @@ impl State {
     }
 }
 
-fn remove_from(list: &mut Vec<u32>, attempt: u32) {
+fn remove_from(list: &mut Held, attempt: u32) {
     if let Some(at) = list.iter().position(|other| *other == attempt) {
         list.swap_remove(at);
     }

@@ -1,12 +1,15 @@
 //! Workers, their devices and what of them is free.
 
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 
 use crate::bits::bits;
 use crate::classes::{TIER_AHEAD, TIER_IDLE, TIER_SLOT, TIERS};
 use crate::model::{DeviceClass, Timestamp, WorkerId, WorkerSpec};
 use crate::slab::NONE;
 use crate::state::State;
+
+/// Attempts on a device: mostly so few that they lie in the worker itself.
+pub(crate) type Held = SmallVec<[u32; 4]>;
 
 /// A device and what runs on it.
 #[derive(Debug)]
@@ -17,11 +20,11 @@ pub(crate) struct Device {
     pub(crate) usable: bool,
     pub(crate) vram_free: u64,
     /// Attempts that hold a slot.
-    pub(crate) running: Vec<u32>,
+    pub(crate) running: Held,
     /// Attempts fetched ahead, next one first.
-    pub(crate) ahead: VecDeque<u32>,
+    pub(crate) ahead: Held,
     /// Attempts whose successor runs in their slot already.
-    pub(crate) leaving: Vec<u32>,
+    pub(crate) leaving: Held,
     /// Task that must run alone here; nothing else is placed.
     pub(crate) reserved_for: u32,
     /// Attempts among which the passing time is divided.
@@ -64,9 +67,9 @@ pub(crate) struct Worker {
     pub(crate) host_free: u64,
     /// Host memory held by parents and reserved for them.
     pub(crate) parents_bytes: u64,
-    pub(crate) devices: Vec<Device>,
+    pub(crate) devices: SmallVec<[Device; 1]>,
     /// Attempts of the control lane.
-    pub(crate) control: Vec<u32>,
+    pub(crate) control: Held,
     /// Recalls under way for its free slots.
     pub(crate) recalls: u32,
     /// Waits to be settled.
@@ -86,9 +89,9 @@ impl Worker {
                 slots: device.slots,
                 usable: true,
                 vram_free: device.vram_bytes,
-                running: Vec::with_capacity(usize::from(device.slots)),
-                ahead: VecDeque::new(),
-                leaving: Vec::new(),
+                running: Held::new(),
+                ahead: Held::new(),
+                leaving: Held::new(),
                 reserved_for: NONE,
                 sharing: 0,
                 clock: 0,
@@ -111,7 +114,7 @@ impl Worker {
             published: [0; TIERS],
             parents_bytes: 0,
             devices,
-            control: Vec::new(),
+            control: Held::new(),
             recalls: 0,
             dirty: false,
             held_for: None,
