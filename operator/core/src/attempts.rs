@@ -81,6 +81,8 @@ pub(crate) struct Attempt {
     /// When its worker last said that it has it.
     pub(crate) confirmed_at: Timestamp,
     pub(crate) started_at: Option<Timestamp>,
+    /// The attempt of its job that was assigned before it.
+    pub(crate) older: u32,
     /// Neighbours in its class's list of attempts fetched ahead.
     pub(crate) previous: u32,
     pub(crate) next: u32,
@@ -98,6 +100,18 @@ impl Attempt {
 impl State {
     pub(crate) fn attempt_id(&self, attempt: u32) -> AttemptId {
         AttemptId(self.attempts.id(attempt))
+    }
+
+    /// All attempts of a job in the order of assignment.
+    pub(crate) fn attempts_of(&self, job: u32) -> Vec<u32> {
+        let mut attempts = Vec::new();
+        let mut at = self.jobs[job].last_attempt;
+        while at != NONE {
+            attempts.push(at);
+            at = self.attempts[at].older;
+        }
+        attempts.reverse();
+        attempts
     }
 
     /// Gives a ready task, which is in no queue any more, to a worker that has room for it.
@@ -151,12 +165,13 @@ impl State {
             assigned_at: self.now,
             confirmed_at: self.now,
             started_at: None,
+            older: self.jobs[job].last_attempt,
             previous: NONE,
             next: NONE,
             recalled_for: 0,
         });
         self.tasks[task].current = attempt;
-        self.jobs[job].attempts.push(attempt);
+        self.jobs[job].last_attempt = attempt;
         self.put(attempt, worker, device, place);
         self.charge(job, charged);
         if self.jobs[job].root == task {

@@ -138,10 +138,10 @@ impl State {
                 assert!(all, "a job that is over has no live task");
                 assert!(job.reservation.is_none() && !job.leaf_counted && job.wait_key.is_none());
             }
-            let placed = job
-                .attempts
-                .iter()
-                .filter(|attempt| self.attempts[**attempt].place != Place::None);
+            let placed = self
+                .attempts_of(index)
+                .into_iter()
+                .filter(|attempt| self.attempts[*attempt].place != Place::None);
             assert_eq!(placed.count() as u32, job.placed);
             for queue in job.queues.iter() {
                 let queued =

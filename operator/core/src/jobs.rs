@@ -67,7 +67,8 @@ pub(crate) struct Job {
     pub(crate) placed: u32,
     pub(crate) concluding: u32,
     pub(crate) replans: u32,
-    pub(crate) attempts: Vec<u32>,
+    /// The last one of the list of its attempts.
+    pub(crate) last_attempt: u32,
     pub(crate) device_microseconds: u64,
     pub(crate) energy_millijoules: u64,
     pub(crate) phase: JobPhase,
@@ -435,11 +436,12 @@ impl State {
             return;
         }
         self.delete_all_artifacts(job, out);
+        let attempts = self.attempts_of(job);
         let Some(entry) = self.jobs.remove(job) else {
             return;
         };
         self.job_by_uid.remove(&entry.uid);
-        for attempt in entry.attempts {
+        for attempt in attempts {
             self.attempts.remove(attempt);
         }
         for task in entry.tasks {
@@ -534,7 +536,7 @@ fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Ti
         backoff: 0,
         active: 0,
         concluding: 0,
-        attempts: Vec::new(),
+        last_attempt: crate::slab::NONE,
         placed: 0,
         epoch: 0,
         replans: 0,

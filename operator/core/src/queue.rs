@@ -340,8 +340,7 @@ impl State {
         let was_capped = self.jobs[job].capped;
         self.jobs[job].workers.clear();
         if self.jobs[job].policy.max_workers.is_some() {
-            for at in 0..self.jobs[job].attempts.len() {
-                let attempt = self.jobs[job].attempts[at];
+            for attempt in self.attempts_of(job) {
                 let entry = &self.attempts[attempt];
                 if entry.holds_worker() && entry.worker != NONE {
                     let worker = entry.worker;

@@ -325,11 +325,9 @@ impl State {
 
     /// All attempts of a job in the order of assignment, lost and ended ones too.
     pub fn attempts(&self, job: JobId) -> impl Iterator<Item = AttemptView> {
-        let attempts = self
-            .jobs
-            .find(job.0)
-            .map_or(&[][..], |index| &self.jobs[index].attempts[..]);
-        attempts.iter().map(|attempt| self.attempt_view(*attempt))
+        let attempts = self.jobs.find(job.0).map(|index| self.attempts_of(index));
+        let attempts = attempts.into_iter().flatten();
+        attempts.map(|attempt| self.attempt_view(attempt))
     }
 
     /// Tasks of a job by type, in the order of first submission; those of dropped plans are left out.
