@@ -779,6 +779,72 @@ fn suspects_of_a_crash_run_alone_before_one_of_them_is_charged_and_a_killer_is_q
     assert_eq!(hand.failed_because(job), "TaskQuarantined");
 }
 
+/// A suspect runs alone on a device to which a lost attempt of its task came back, which is being stopped.
+/// The hand, the job, the planner's attempt, the one that came back and the suspect's.
+fn suspect_with_a_late_predecessor() -> (Hand, JobId, AttemptId, AttemptId, AttemptId) {
+    let mut hand = Hand::new(Limits::default());
+    let worker = hand.worker(1, cpu(2));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let (one, two) = (hand.attempt_of(job, "prove-0"), hand.attempt_of(job, "prove-1"));
+    for attempt in [one, two] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    for attempt in [one, two] {
+        hand.fail(attempt, FailureClass::ChildCrashed);
+    }
+    let alone = |hand: &Hand| {
+        let attempts = hand.state.worker_attempts(worker);
+        let mut on_device = attempts.into_iter().filter(|attempt| {
+            let view = hand.state.attempt(*attempt).unwrap();
+            view.device.is_some() && !matches!(view.state, AttemptState::Stopping)
+        });
+        on_device.next().expect("a suspect runs")
+    };
+    // Until the avoided worker is taken for want of another one.
+    for _ in 0..7 {
+        hand.wait(10_000);
+        let attempts = hand.state.worker_attempts(worker);
+        hand.tell(Event::WorkerHeartbeat { worker, attempts });
+    }
+    let late = alone(&hand);
+    hand.tell(Event::AttemptStarted { attempt: late });
+    hand.wait(31_000);
+    let beat = |attempts| Event::WorkerHeartbeat { worker, attempts };
+    hand.tell(beat(vec![root]));
+    hand.wait(5_000);
+    let suspect = alone(&hand);
+    assert_ne!(late, suspect);
+    hand.tell(Event::AttemptStarted { attempt: suspect });
+    let said = hand.tell(beat(vec![root, late, suspect]));
+    assert_eq!(stops(&said), vec![(late, StopReason::LeaseLost)]);
+    (hand, job, root, late, suspect)
+}
+
+#[test]
+fn the_late_end_of_a_lost_attempt_does_not_end_the_seclusion_of_a_suspect() {
+    let (mut hand, job, root, late, suspect) = suspect_with_a_late_predecessor();
+    hand.tell(Event::AttemptStopped { attempt: late });
+    hand.submit(root, vec![leaf("prove-2")]).unwrap();
+    assert_eq!(
+        hand.state_of(job, "prove-2"),
+        TaskState::Ready,
+        "the suspect is alone"
+    );
+    assert_eq!(hand.state.attempt(suspect).unwrap().state, AttemptState::Started);
+}
+
+#[test]
+fn a_suspect_is_not_charged_while_a_lost_attempt_is_still_on_its_device() {
+    let (mut hand, job, _, _, suspect) = suspect_with_a_late_predecessor();
+    hand.fail(suspect, FailureClass::ChildCrashed);
+    assert_eq!(
+        hand.state.job(job).unwrap().failures,
+        0,
+        "the other may have killed the child"
+    );
+}
+
 #[test]
 fn a_suspect_takes_the_idle_device_where_it_crashed_rather_than_wait_for_another() {
     let mut hand = Hand::new(Limits::default());
