@@ -14,6 +14,9 @@ use prover_core::{
 };
 
 const GIB: u64 = 1 << 30;
+/// Workers whose completions come before their starts: few, so that what a start touches is still in the cache, as
+/// it is where the start follows at once.
+const WAVE: u64 = 256;
 
 /// What is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -300,7 +303,7 @@ impl Cluster {
     /// Returns how many it made.
     pub fn decide(&mut self, most: u64) -> u64 {
         let mut made = 0;
-        for _ in 0..most.min(self.shape.workers) {
+        for _ in 0..most.min(self.shape.workers).min(WAVE) {
             if let Some((worker, _)) = self.complete_next() {
                 self.to_start.push(worker);
                 made += 1;

@@ -332,7 +332,12 @@ impl State {
         let (worker, job, class, place) = (entry.worker, entry.job, entry.class, entry.place);
         let (host_bytes, vram_bytes) = (entry.host_bytes, entry.vram_bytes);
         (entry.host_bytes, entry.vram_bytes, entry.place) = (0, 0, Place::None);
-        let (device, task, alone) = (usize::from(entry.device), entry.task, entry.alone);
+        let (device, task) = (usize::from(entry.device), entry.task);
+        let current = self.tasks[task].current;
+        let followed = current != attempt
+            && self.attempts.get(current).is_some_and(|other| {
+                (other.place, other.worker, usize::from(other.device)) == (Place::Slot, worker, device)
+            });
         let holder = &mut self.workers[worker];
         match place {
             Place::Ahead => {
@@ -345,7 +350,7 @@ impl State {
                 holder.vram_free += vram_bytes;
                 remove_from(&mut holder.running, attempt);
                 // An older attempt of the same task, which came back late, does not end the seclusion of the new one.
-                if alone && holder.reserved_for == task {
+                if !followed && holder.reserved_for == task {
                     holder.reserved_for = NONE;
                 }
                 self.seat_again(worker, device);
