@@ -79,6 +79,11 @@ fn the_report_adds_up() {
             "{task_type}"
         );
     }
+    assert_eq!(
+        report["attempts"]["total"].as_u64().unwrap() as usize,
+        tasks.len(),
+        "nothing failed, so each task has one attempt, and what was fetched ahead and given back is none"
+    );
     let prove = report["taskTypes"]
         .as_array()
         .unwrap()

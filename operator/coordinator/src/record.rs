@@ -32,7 +32,6 @@ pub(crate) struct JobRecord {
     pub(crate) execution: Option<ExecutionReport>,
     /// What the concluding task found, with the names of the artifacts.
     pub(crate) proof: Option<ToldProof>,
-    pub(crate) attempts: u64,
     pub(crate) failed_attempts: u64,
     /// A worker of which its last attempt was, by task.
     workers: HashMap<TaskId, Arc<str>>,
@@ -106,7 +105,6 @@ impl JobRecord {
             backend,
             execution: None,
             proof: None,
-            attempts: 0,
             failed_attempts: 0,
             workers: HashMap::new(),
             views: Vec::new(),
@@ -137,7 +135,6 @@ impl JobRecord {
     /// An attempt of a task goes to this worker.
     pub(crate) fn task_assigned(&mut self, task: TaskId, worker: Arc<str>) {
         self.workers.insert(task, worker);
-        self.attempts += 1;
         self.task_changed(task);
     }
 
@@ -251,7 +248,8 @@ impl JobRecord {
             effective_hz,
             device_seconds: seconds(told.device_time),
             energy_joules: told.energy_millijoules as f64 / 1_000.0,
-            attempts: self.attempts,
+            // What was fetched ahead and given back is no attempt: the core does not count it.
+            attempts: self.views.iter().map(|task| u64::from(task.attempts)).sum(),
             failed_attempts: self.failed_attempts,
             replans: told.replans,
             ..early_view(&self.request, told.submitted_at, words.phase, "", "")
