@@ -1,6 +1,7 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-e2e test-proof \
+.PHONY: help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
+        test-risc0-proving test-e2e test-proof \
         lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver clean
 
 help: ## Show this help
@@ -24,7 +25,7 @@ build: programs backend-risc0 ## Build everything that local mode needs into tar
 demo: build ## Prove a program of several segments with two workers and verify the proof
 	@tools/demo.sh
 
-test: test-light test-store test-api test-e2e test-proof ## Run all tests
+test: test-light test-store test-api test-risc0 test-e2e test-proof ## Run all tests
 
 test-light: prerequisites ## Unit and property tests, fakes, folders: nothing heavy
 	@tools/test.sh light
@@ -34,6 +35,12 @@ test-store: minio ## The artifact store against a real MinIO
 
 test-api: kube-apiserver ## The resource types on a real kube-apiserver
 	@tools/test.sh api
+
+test-risc0: programs ## The RISC Zero backend: executor, planner, guests
+	@tools/build-backend-risc0.sh test
+
+test-risc0-proving: programs ## What RISC Zero's verifier accepts and refuses, kind by kind (about 7 core minutes)
+	@tools/build-backend-risc0.sh test-proving
 
 test-e2e: build ## Local mode with real processes, faults and bad input
 	@tools/test.sh e2e

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the RISC Zero backend in the cache folder and puts it into target/bin.
+# Builds the RISC Zero backend in the cache folder and puts it into target/bin; with the argument `test`, runs its quick
+# tests instead, with `test-proving` those that prove and verify.
 #
 # The prover is built for the best level that this machine's processor has: x86-64-v3 (AVX2) where possible.
 # PROVER_CPU=x86-64 builds for every x86-64 machine.
@@ -29,7 +30,13 @@ mkdir -p "$CARGO_TARGET_DIR" target/bin
 # Two checkouts may share the cache: the copy must be of what this one has built.
 exec 9>"$CARGO_TARGET_DIR/.prover-operator.lock"
 flock 9
-cargo build --release --locked --manifest-path "$manifest"
-for binary in prover-backend-risc0 prover-risc0-bench; do
-  install -m 0755 "$CARGO_TARGET_DIR/release/$binary" "target/bin/$binary"
-done
+case ${1:-build} in
+  build)
+    cargo build --release --locked --manifest-path "$manifest"
+    for binary in prover-backend-risc0 prover-risc0-bench; do
+      install -m 0755 "$CARGO_TARGET_DIR/release/$binary" "target/bin/$binary"
+    done ;;
+  test) cargo test --release --locked --manifest-path "$manifest" --lib --test executing --test planning ;;
+  test-proving) cargo test --release --locked --manifest-path "$manifest" --test proving ;;
+  *) echo "there is no step $1: choose build, test or test-proving" >&2; exit 2 ;;
+esac
