@@ -15,6 +15,7 @@
 pub mod conditions;
 mod crd;
 mod manifest;
+pub mod names;
 mod proof_job;
 mod prover_cluster;
 mod quantity;

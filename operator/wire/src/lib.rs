@@ -1,4 +1,5 @@
-//! The worker plane: the messages between the agents and the coordinator, and their limits.
+//! The worker plane: the messages between the agents and the coordinator, and their limits; and the operator plane:
+//! what the operator asks of a coordinator.
 //!
 //! Owns the generated types, the limits that both ends keep, and the checks of incoming messages. Does not own
 //! what the messages mean: the coordinator and the agent decide that.
@@ -14,6 +15,12 @@ pub use validate::{Validate, WireError};
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 pub mod protocol {
     tonic::include_proto!("proving.worker.v1");
+}
+
+/// Generated from `proto/operator_plane.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+pub mod operator_plane {
+    tonic::include_proto!("proving.operator.v1");
 }
 
 /// Version of the worker plane that this crate speaks.

@@ -32,6 +32,7 @@ mod join_tree;
 pub mod limits;
 pub mod protocol;
 mod serve;
+pub mod supervisor;
 pub mod validate;
 
 pub use async_trait::async_trait;

@@ -1,0 +1,3 @@
+//! `prover-backend-command`: any prover that is a program.
+
+fn main() {}

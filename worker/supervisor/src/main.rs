@@ -1,0 +1,3 @@
+//! `prover-supervisor`: the first process of a backend's container.
+
+fn main() {}
