@@ -7,12 +7,15 @@ use std::{fs, io};
 
 use prover_crds::{GeneratedFile, generated_files};
 
+/// Where the files are kept in the repository.
+const DIRECTORIES: [&str; 2] = ["crds", "charts/prover-operator/files/crds"];
+
 /// What to do with the generated files.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the files
-    #[arg(long, default_value = "crds")]
-    directory: PathBuf,
+    /// Folder of the files, several times for several; by default that of the types and that of the Helm chart
+    #[arg(long = "directory", default_values = DIRECTORIES)]
+    directories: Vec<PathBuf>,
     /// Change nothing; fail if a file differs from the types
     #[arg(long, conflicts_with = "print")]
     check: bool,
@@ -23,12 +26,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let files = generated_files();
+    let mut directories = arguments.directories.iter();
     let outcome = if arguments.print {
         print(&files)
     } else if arguments.check {
-        check(&arguments.directory, &files)
+        directories.try_for_each(|directory| check(directory, &files))
     } else {
-        write(&arguments.directory, &files)
+        directories.try_for_each(|directory| write(directory, &files))
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +79,14 @@ fn write(directory: &Path, files: &[GeneratedFile]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_committed_files_are_what_the_types_say() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for directory in DIRECTORIES {
+            assert_eq!(check(&root.join(directory), &generated_files()), Ok(()));
+        }
+    }
 
     #[test]
     fn written_files_pass_the_check() {
