@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Makes the images that only test clusters need, and imports them and those of target/images into the node.
+set -euo pipefail
+source "$(dirname "$0")/settings.sh"
+mkdir -p "$folder/images"
+
+# pack NAME PROGRAM ENTRYPOINT: made again only when the program is newer.
+pack() {
+  local archive=$folder/images/$1.tar
+  [ "$archive" -nt "$2" ] || "$here/images/archive.sh" "$archive" "$registry/$1:$version" "$2" "$3"
+}
+
+if [ ! "$folder/images/pause" -nt "$here/images/pause.c" ]; then
+  gcc -static -O2 -Wall -Werror -o "$folder/images/pause" "$here/images/pause.c"
+fi
+pack pause "$folder/images/pause" pause
+pack minio "$("$repository/e2e/tools/build-minio.sh")" usr/local/bin/minio
+pack coredns "$("$repository/e2e/tools/build-coredns.sh")" usr/local/bin/coredns
+archives=("$folder"/images/*.tar)
+for archive in "$repository"/target/images/*.tar; do
+  [ -f "$archive" ] && archives+=("$archive")
+done
+"$here/load-images.sh" "${archives[@]}"
