@@ -64,6 +64,8 @@ pub(crate) struct Actor {
     waiting_deadlines: BTreeSet<(Timestamp, Arc<str>)>,
     /// Workers without a stream, by when they are forgotten.
     lost_workers: BTreeSet<(Timestamp, WorkerId)>,
+    /// UIDs of pods that are gone: what signed in before and says its hello after is too late.
+    gone_pods: workers::GonePods,
     cluster_changed: bool,
     cluster_published: Timestamp,
 }
@@ -84,6 +86,7 @@ impl Actor {
             due_views: BTreeSet::new(),
             waiting_deadlines: BTreeSet::new(),
             lost_workers: BTreeSet::new(),
+            gone_pods: workers::GonePods::default(),
             cluster_changed: true,
             cluster_published: Timestamp::default(),
         }
@@ -149,11 +152,13 @@ impl Actor {
             Command::SetPolicy { uid, policy } => self.set_policy(&uid, policy),
             Command::Forget { uid } => self.forget(&uid),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
+            Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),
             Command::Connect {
                 hello,
+                identity,
                 session,
                 reply,
-            } => self.connect(*hello, session, reply),
+            } => self.connect(*hello, identity, session, reply),
             Command::Disconnected { worker, session } => self.disconnected(worker, session),
             Command::Report {
                 worker,

@@ -49,7 +49,8 @@ pub(crate) struct JobRequest {
     pub(crate) uid: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) tenant: Arc<str>,
-    pub(crate) system: &'static str,
+    /// The word under which backends offer the proof.
+    pub(crate) system: Arc<str>,
     pub(crate) kind: &'static str,
     pub(crate) execute_only: bool,
     pub(crate) policy: JobPolicy,
@@ -176,7 +177,7 @@ fn job_prefix(limits: &AdmissionLimits, uid: &str) -> Result<Prefix, prover_arti
 fn violations(job: &ProofJob, uid: &str, access: &SourceAccess) -> Vec<String> {
     let destination = match access {
         SourceAccess::Local { .. } => Destination::LocalMode,
-        SourceAccess::Cluster => Destination::Cluster,
+        SourceAccess::Cluster(_) => Destination::Cluster,
     };
     let broken = job.validate(destination).err();
     let mut violations: Vec<String> = broken
@@ -278,7 +279,7 @@ fn request(
         uid: uid.into(),
         name: name.into(),
         tenant: tenant.into(),
-        system: spec.proof.system.as_str(),
+        system: spec.proof.offered_as().into(),
         kind: spec.proof.kind.as_str(),
         execute_only: spec.proof.kind == ProofKind::ExecuteOnly,
         policy: policy(spec),
@@ -376,7 +377,7 @@ impl JobRequest {
             .iter()
             .map(|proof| protocol::Assumption { proof: proof.clone() });
         protocol::JobPlan {
-            system: self.system.to_owned(),
+            system: self.system.to_string(),
             kind: self.kind.to_owned(),
             program: PROGRAM.to_owned(),
             input: INPUT.to_owned(),

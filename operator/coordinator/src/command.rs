@@ -10,6 +10,7 @@ use crate::admission::JobRequest;
 use crate::catalogue::Backend;
 use crate::convert::{Hello, Report};
 use crate::error::AdmissionError;
+use crate::identity::Identity;
 use crate::session::SessionHandle;
 use crate::view::JobView;
 
@@ -43,8 +44,13 @@ pub(crate) enum Command {
     WorkerGone {
         worker_id: Arc<str>,
     },
+    PodGone {
+        pod_name: Arc<str>,
+        pod_uid: Arc<str>,
+    },
     Connect {
         hello: Box<Hello>,
+        identity: Identity,
         session: SessionHandle,
         reply: oneshot::Sender<Result<Connected, Status>>,
     },

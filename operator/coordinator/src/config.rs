@@ -7,7 +7,12 @@ use std::time::Duration;
 
 use prover_core::Limits;
 use prover_runtime::{Clock, SystemClock, prometheus::Registry};
+use rustls::ServerConfig;
 use subtle::ConstantTimeEq;
+use tonic::Status;
+
+use crate::error::Retry;
+use crate::identity::Identity;
 
 /// Longest time between opening a stream and its hello.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +30,9 @@ pub struct CoordinatorConfig {
     pub listen: SocketAddr,
     /// How workers prove who they are.
     pub worker_authentication: WorkerAuthentication,
+    /// What connections are encrypted with; none: nothing is (local mode). The configuration offers HTTP/2 only, and
+    /// may change its certificate by itself.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Limits of the scheduling core.
     pub limits: Limits,
     /// How often workers report what they hold.
@@ -52,6 +60,7 @@ impl CoordinatorConfig {
         CoordinatorConfig {
             listen,
             worker_authentication,
+            tls: None,
             limits: Limits::default(),
             heartbeat_interval: Duration::from_secs(2),
             artifact_prefix: String::new(),
@@ -87,14 +96,19 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Judges the bearer token of a worker.
+/// Judges bearer tokens.
 #[async_trait::async_trait]
 pub trait WorkerAuthenticator: Send + Sync + fmt::Debug {
-    /// Accepts the token or says why not; the answer is told to the worker.
+    /// Whose token it is, or why it is worth nothing; the answer is told to the caller. `peer` is where the call
+    /// comes from, as far as that is known.
     ///
     /// # Errors
-    /// The token is not that of a worker of this cluster.
-    async fn authenticate(&self, token: &str) -> Result<(), AuthenticationError>;
+    /// The token is neither that of a worker of this cluster nor that of the operator, or can't be judged now.
+    async fn authenticate(
+        &self,
+        token: &str,
+        peer: Option<SocketAddr>,
+    ) -> Result<Identity, AuthenticationError>;
 }
 
 /// How workers prove who they are.
@@ -107,20 +121,26 @@ pub enum WorkerAuthentication {
 }
 
 impl WorkerAuthentication {
-    /// Accepts the token or says why not.
+    /// Whose token it is, or why it is worth nothing.
     ///
     /// # Errors
-    /// The token is not that of a worker of this cluster.
-    pub async fn authenticate(&self, token: &str) -> Result<(), AuthenticationError> {
+    /// The token is neither that of a worker of this cluster nor that of the operator, or can't be judged now.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        peer: Option<SocketAddr>,
+    ) -> Result<Identity, AuthenticationError> {
         match self {
-            WorkerAuthentication::Token(secret) if secret.matches(token.as_bytes()) => Ok(()),
+            WorkerAuthentication::Token(secret) if secret.matches(token.as_bytes()) => {
+                Ok(Identity::LocalWorker)
+            }
             WorkerAuthentication::Token(_) => Err(AuthenticationError::WrongToken),
-            WorkerAuthentication::Custom(authenticator) => authenticator.authenticate(token).await,
+            WorkerAuthentication::Custom(authenticator) => authenticator.authenticate(token, peer).await,
         }
     }
 }
 
-/// Why a worker is not let in.
+/// Why somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticationError {
     /// There is no bearer token in the call's metadata.
@@ -132,7 +152,21 @@ pub enum AuthenticationError {
     /// The token is refused by its issuer's rules.
     #[error("the bearer token is refused: {reason}")]
     Refused {
+        /// Short name for metrics.
+        category: &'static str,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The token is good, but not for this.
+    #[error("this identity may not do that: {reason}")]
+    NotAllowed {
+        /// Whose it must be.
+        reason: &'static str,
+    },
+    /// What tokens are verified with can't be had now.
+    #[error("tokens can't be verified now: {reason}; try again")]
+    Unavailable {
+        /// What is missing.
         reason: String,
     },
 }
@@ -144,7 +178,27 @@ impl AuthenticationError {
         match self {
             AuthenticationError::NoToken => "no_token",
             AuthenticationError::WrongToken => "wrong_token",
-            AuthenticationError::Refused { .. } => "refused_token",
+            AuthenticationError::Refused { category, .. } => category,
+            AuthenticationError::NotAllowed { .. } => "not_allowed",
+            AuthenticationError::Unavailable { .. } => "verification_unavailable",
+        }
+    }
+
+    /// What is worth trying again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            AuthenticationError::Unavailable { .. } => Retry::Backoff,
+            _ => Retry::Never,
+        }
+    }
+
+    /// As the caller is told.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            AuthenticationError::Unavailable { .. } => Status::unavailable(self.to_string()),
+            AuthenticationError::NotAllowed { .. } => Status::permission_denied(self.to_string()),
+            _ => Status::unauthenticated(self.to_string()),
         }
     }
 }

@@ -109,7 +109,7 @@ pub enum AdmissionError {
         /// Its version.
         version: String,
         /// As asked for.
-        system: &'static str,
+        system: String,
         /// As asked for.
         kind: &'static str,
         /// What may be asked for.

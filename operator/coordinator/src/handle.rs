@@ -15,6 +15,7 @@ use crate::admission::{self, AdmissionLimits};
 use crate::command::Command;
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::error::{AdmissionError, CoordinatorError};
+use crate::sources::ClusterSources;
 use crate::view::{ClusterView, JobView, QueueDepth, WorkerView};
 
 /// Where the sources of a job may be read from.
@@ -25,8 +26,8 @@ pub enum SourceAccess {
         /// Folder of the manifest.
         manifest_folder: PathBuf,
     },
-    /// Files of this machine are none of the job's business.
-    Cluster,
+    /// Files of this machine are none of the job's business; the rest is fetched by what knows the cluster.
+    Cluster(Arc<dyn ClusterSources>),
 }
 
 /// A running coordinator. Dropping it leaves it running: call [`CoordinatorHandle::shutdown`].
@@ -84,6 +85,14 @@ impl CoordinatorHandle {
             .await;
     }
 
+    /// What may be told about workers, for those who watch their pods.
+    #[must_use]
+    pub fn worker_control(&self) -> WorkerControl {
+        WorkerControl {
+            commands: self.commands.clone(),
+        }
+    }
+
     /// All workers that are not gone, by name.
     #[must_use]
     pub fn workers(&self) -> Vec<WorkerView> {
@@ -110,6 +119,27 @@ impl CoordinatorHandle {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
+    }
+}
+
+/// Tells a coordinator about the pods of its workers.
+#[derive(Clone, Debug)]
+pub struct WorkerControl {
+    commands: mpsc::Sender<Command>,
+}
+
+impl WorkerControl {
+    /// Tells that a pod is gone for certain: its streams are closed and its attempts run elsewhere at once. A later
+    /// pod of the same name is another one.
+    pub async fn pod_gone(&self, pod_name: &str, pod_uid: &str) {
+        // A coordinator that has been shut down has no leases left to lose.
+        let _ = self
+            .commands
+            .send(Command::PodGone {
+                pod_name: pod_name.into(),
+                pod_uid: pod_uid.into(),
+            })
+            .await;
     }
 }
 

@@ -13,10 +13,13 @@ mod convert;
 mod deletes;
 mod error;
 mod handle;
+mod identity;
+mod listener;
 mod metrics;
 pub mod program;
 mod record;
 mod session;
+mod sign_in;
 mod sources;
 mod start;
 mod view;
@@ -24,10 +27,13 @@ mod view;
 pub use admission::{INPUT, PROGRAM, PROOF, PUBLIC_VALUES, policy};
 pub use config::{AuthenticationError, CoordinatorConfig, Secret, WorkerAuthentication, WorkerAuthenticator};
 pub use error::{AdmissionError, CoordinatorError, Retry};
-pub use handle::{CoordinatorHandle, JobHandle, SourceAccess};
+pub use handle::{CoordinatorHandle, JobHandle, SourceAccess, WorkerControl};
+pub use identity::{Identity, WORKER_ID_SEPARATOR};
 pub use program::ProgramError;
 pub use prover_core::{Binding, JobPolicy, Limits, Milliseconds, Timestamp};
-pub use sources::SourceError;
+pub use sources::{
+    ClusterSources, FetchedContent, FetchedSource, RemoteError, RemoteProblem, SourceError, SourceRequest,
+};
 pub use start::start;
 pub use view::{
     ClassDepth, ClusterView, ExecutionReport, JobView, Phase, ProofReport, ProofView, QueueDepth,

@@ -123,7 +123,7 @@ impl JobRecord {
 
     /// Kind of device that its segments are proved on.
     pub(crate) fn leaf_class(&self) -> DeviceClass {
-        let offer = self.backend.offer(self.request.system, self.request.kind);
+        let offer = self.backend.offer(&self.request.system, self.request.kind);
         offer.map_or(DeviceClass::Cpu, |offer| offer.largest_leaf.device_class)
     }
 

@@ -9,20 +9,21 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, stream};
 use prover_core::WorkerId;
+use prover_wire::Validate;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use prover_wire::protocol::worker_message::Message as Inbound;
 use prover_wire::protocol::worker_plane_server::WorkerPlane;
-use prover_wire::{AUTHORIZATION, BEARER, Validate};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::command::{Command, Connected};
-use crate::config::{AuthenticationError, HELLO_TIMEOUT, WorkerAuthentication};
+use crate::config::HELLO_TIMEOUT;
 use crate::convert;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
+use crate::sign_in::SignIn;
 
 /// Ends a stream from the coordinator's side, once, with a reason that its worker sees.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +70,7 @@ pub(crate) fn envelope(message: Outbound) -> wire::CoordinatorMessage {
 /// The service that workers connect to.
 #[derive(Debug)]
 pub(crate) struct WorkerPlaneService {
-    pub(crate) authentication: WorkerAuthentication,
+    pub(crate) sign_in: SignIn,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) outbound_messages: usize,
     pub(crate) metrics: Metrics,
@@ -87,14 +88,12 @@ impl WorkerPlane for WorkerPlaneService {
         &self,
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<OutboundStream>, Status> {
-        if let Err(error) = self.authenticate(request.metadata()).await {
-            self.metrics.session_refused(error.category());
-            return Err(Status::unauthenticated(error.to_string()));
-        }
+        let identity = self.sign_in.worker(&request).await?;
         let (outbound, messages) = mpsc::channel(self.outbound_messages);
         let closer = Closer::default();
         let reader = Reader {
             inbound: request.into_inner(),
+            identity,
             commands: self.commands.clone(),
             session: SessionHandle {
                 id: self.next_session.fetch_add(1, Ordering::Relaxed),
@@ -106,17 +105,6 @@ impl WorkerPlane for WorkerPlaneService {
         };
         tokio::spawn(reader.run());
         Ok(Response::new(outbound_stream(messages, closer)))
-    }
-}
-
-impl WorkerPlaneService {
-    async fn authenticate(&self, metadata: &MetadataMap) -> Result<(), AuthenticationError> {
-        let token = metadata
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix(BEARER))
-            .ok_or(AuthenticationError::NoToken)?;
-        self.authentication.authenticate(token).await
     }
 }
 
@@ -135,6 +123,7 @@ fn outbound_stream(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: C
 /// Reads one stream until it ends.
 struct Reader {
     inbound: Streaming<wire::WorkerMessage>,
+    identity: Identity,
     commands: mpsc::Sender<Command>,
     session: SessionHandle,
     metrics: Metrics,
@@ -194,10 +183,19 @@ impl Reader {
                 Status::invalid_argument(format!("the hello is refused: {error}")),
             )
         })?;
+        if !self.identity.may_be_called(&hello.spec.name) {
+            let told = format!(
+                "worker id {:?} is not the name of the pod whose token this is (nor that name, a colon and more): \
+                 start the agent with --worker-id $(POD_NAME)",
+                hello.spec.name
+            );
+            return Err(("foreign_worker_id", Status::permission_denied(told)));
+        }
         let devices = hello.device_ids.clone();
         let (reply, answer) = oneshot::channel();
         let command = Command::Connect {
             hello: Box::new(hello),
+            identity: self.identity.clone(),
             session: self.session.clone(),
             reply,
         };

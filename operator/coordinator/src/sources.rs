@@ -5,20 +5,88 @@
 use std::fs::Metadata;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo, Prefix, Sha256, Sha256Hasher, StoreError};
 use prover_core::{ArtifactName, Binding};
-use prover_crds::{Place, S3Source};
+use prover_crds::{Place, S3Source, reasons};
+use tempfile::TempPath;
 
 use crate::error::Retry;
 use crate::handle::SourceAccess;
 use crate::program::HEAD_BYTES;
 
+/// Advice for what local mode has not.
+const VALUE_TO_FILE: &str = "write the value to a file and name it as `file`";
 /// Bytes that are read at once while a file is hashed.
 const HASH_BUFFER_BYTES: usize = 1 << 20;
+
+/// A source that only a cluster has.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRequest<'a> {
+    /// Namespace of the job: nothing of another one may be read.
+    pub namespace: &'a str,
+    /// A ConfigMap, a Secret, a web server or a foreign bucket.
+    pub place: Place<'a>,
+    /// Most bytes that it may have.
+    pub limit_bytes: u64,
+}
+
+/// The bytes of a source.
+#[derive(Clone, Debug)]
+pub struct FetchedSource {
+    /// As messages name it, such as `Secret "inputs"`, without secrets.
+    pub origin: String,
+    /// The bytes.
+    pub content: FetchedContent,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+pub enum FetchedContent {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file, which is deleted with its last owner.
+    File(Arc<TempPath>),
+}
+
+/// What stands between a job and its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteProblem {
+    /// There is nothing.
+    NotFound,
+    /// It can't be read: permissions, credentials, what a server answered.
+    Unreadable,
+    /// It may not be read: no label, a private address.
+    NotAllowed,
+    /// It has more bytes than allowed.
+    TooLarge,
+    /// It may pass by itself: the network, a busy server.
+    Transient,
+}
+
+/// Why a source of a cluster can't be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RemoteError {
+    /// What kind of problem it is.
+    pub problem: RemoteProblem,
+    /// For the user: what was wrong and what to do, without secrets.
+    pub message: String,
+}
+
+/// Fetches what only a cluster has. Transient problems are tried again by whoever implements it, within bounds.
+#[async_trait::async_trait]
+pub trait ClusterSources: Send + Sync + std::fmt::Debug {
+    /// Fetches a source; its hash is checked by the caller.
+    ///
+    /// # Errors
+    /// It can't be had; the message is for the user.
+    async fn fetch(&self, request: SourceRequest<'_>) -> Result<FetchedSource, RemoteError>;
+}
 
 /// Why a source can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +185,16 @@ pub enum SourceError {
         /// What the store said.
         source: Box<StoreError>,
     },
+    /// What only a cluster has can't be had.
+    #[error("{field}.{kind}: {source}")]
+    Remote {
+        /// Path of the field.
+        field: String,
+        /// Name of the source's field.
+        kind: &'static str,
+        /// What stands in the way.
+        source: RemoteError,
+    },
     /// Another job with the same uid was submitted with other bytes.
     #[error(
         "{field}: a job with the uid {uid} was submitted before with other bytes: give the new job another uid"
@@ -151,6 +229,13 @@ impl SourceError {
             SourceError::NotSupported { .. } => "source_not_supported",
             SourceError::WrongHash { .. } => "wrong_hash",
             SourceError::Fetch { source, .. } | SourceError::Upload { source, .. } => source.category(),
+            SourceError::Remote { source, .. } => match source.problem {
+                RemoteProblem::NotFound => "source_not_found",
+                RemoteProblem::Unreadable => "source_unreadable",
+                RemoteProblem::NotAllowed => "source_not_allowed",
+                RemoteProblem::TooLarge => "source_too_large",
+                RemoteProblem::Transient => "source_unavailable",
+            },
             SourceError::Changed { .. } => "source_changed",
         }
     }
@@ -169,6 +254,12 @@ impl SourceError {
                 "SourceNotFound"
             }
             SourceError::Fetch { .. } => "SourceUnreadable",
+            SourceError::Remote { source, .. } => match source.problem {
+                RemoteProblem::NotFound => reasons::SOURCE_NOT_FOUND,
+                RemoteProblem::Unreadable | RemoteProblem::Transient => reasons::SOURCE_UNREADABLE,
+                RemoteProblem::NotAllowed => reasons::SOURCE_NOT_ALLOWED,
+                RemoteProblem::TooLarge => reasons::SOURCE_TOO_LARGE,
+            },
             SourceError::Upload { source, .. } => match **source {
                 StoreError::StoreFull { .. } => "StoreFull",
                 StoreError::StoreNotWritable { .. } => "StoreNotWritable",
@@ -184,6 +275,7 @@ impl SourceError {
         match self {
             SourceError::Upload { .. } => self.reason() != "StoreFailed",
             SourceError::Fetch { source, .. } => source.retry() == prover_artifacts::Retry::Never,
+            SourceError::Remote { source, .. } => source.problem != RemoteProblem::Transient,
             _ => true,
         }
     }
@@ -195,6 +287,9 @@ impl SourceError {
             SourceError::Fetch { source, .. } | SourceError::Upload { source, .. }
                 if source.retry() != prover_artifacts::Retry::Never =>
             {
+                Retry::Backoff
+            }
+            SourceError::Remote { source, .. } if source.problem == RemoteProblem::Transient => {
                 Retry::Backoff
             }
             _ => Retry::Never,
@@ -231,7 +326,19 @@ pub(crate) struct Found {
 #[derive(Clone, Debug)]
 enum Content {
     File(PathBuf),
+    Temporary(Arc<TempPath>),
     Bytes(Bytes),
+}
+
+impl Content {
+    /// None where the bytes are in memory.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Content::File(path) => Some(path),
+            Content::Temporary(path) => Some(path),
+            Content::Bytes(_) => None,
+        }
+    }
 }
 
 /// What reading sources needs to know.
@@ -261,24 +368,24 @@ impl Reading<'_> {
                 Bytes::copy_from_slice(text.as_bytes()),
             ),
             Some(Place::File(file)) => self.file(source, &file.path).await?,
-            Some(Place::S3(s3)) => self.s3(source, s3).await?,
-            Some(Place::Http(_)) => {
-                return Err(self.not_supported(source, "http", "download it and name it as `file`"));
-            }
-            Some(Place::ConfigMap(_)) => {
-                return Err(self.not_supported(
+            Some(Place::S3(s3)) if s3.bucket.is_none() => self.s3(source, s3).await?,
+            Some(place @ Place::S3(_)) => {
+                self.remote(
                     source,
-                    "configMap",
-                    "write the value to a file and name it as `file`",
-                ));
+                    "s3.bucket",
+                    place,
+                    "copy the object to a file and name it as `file`",
+                )
+                .await?
             }
-            Some(Place::Secret(_)) => {
-                return Err(self.not_supported(
-                    source,
-                    "secret",
-                    "write the value to a file and name it as `file`",
-                ));
+            Some(place @ Place::Http(_)) => {
+                self.remote(source, "http", place, "download it and name it as `file`")
+                    .await?
             }
+            Some(place @ Place::ConfigMap(_)) => {
+                self.remote(source, "configMap", place, VALUE_TO_FILE).await?
+            }
+            Some(place @ Place::Secret(_)) => self.remote(source, "secret", place, VALUE_TO_FILE).await?,
         };
         if found.size_bytes > source.limit_bytes {
             return Err(SourceError::TooLarge {
@@ -295,7 +402,7 @@ impl Reading<'_> {
     fn not_supported(&self, source: &Source<'_>, kind: &'static str, advice: &'static str) -> SourceError {
         let place = match self.access {
             SourceAccess::Local { .. } => "in local mode",
-            SourceAccess::Cluster => "by this coordinator",
+            SourceAccess::Cluster(_) => "by this coordinator",
         };
         SourceError::NotSupported {
             field: source.field.clone(),
@@ -353,15 +460,57 @@ impl Reading<'_> {
         })
     }
 
-    /// A key of this coordinator's own store. Foreign buckets need credentials that only a cluster has.
-    async fn s3(&self, source: &Source<'_>, s3: &S3Source) -> Result<Found, SourceError> {
-        if s3.bucket.is_some() {
-            return Err(self.not_supported(
+    /// What only a cluster has.
+    async fn remote(
+        &self,
+        source: &Source<'_>,
+        kind: &'static str,
+        place: Place<'_>,
+        advice: &'static str,
+    ) -> Result<Found, SourceError> {
+        let SourceAccess::Cluster(sources) = self.access else {
+            return Err(self.not_supported(source, kind, advice));
+        };
+        let request = SourceRequest {
+            namespace: self.tenant,
+            place,
+            limit_bytes: source.limit_bytes,
+        };
+        let fetched = sources
+            .fetch(request)
+            .await
+            .map_err(|error| SourceError::Remote {
+                field: source.field.clone(),
+                kind,
+                source: error,
+            })?;
+        let path = match fetched.content {
+            FetchedContent::Bytes(bytes) => return Ok(mk_found(source, fetched.origin, bytes)),
+            FetchedContent::File(path) => path,
+        };
+        let (told, at) = (source.field.clone(), Arc::clone(&path));
+        let read = move || {
+            let unreadable = |source: std::io::Error| SourceError::FileUnreadable {
+                field: told.clone(),
+                path: at.display().to_string(),
                 source,
-                "s3.bucket",
-                "copy the object to a file and name it as `file`",
-            ));
-        }
+            };
+            let size_bytes = std::fs::metadata(&*at).map_err(unreadable)?.len();
+            Ok((read_head(&at).map_err(unreadable)?, size_bytes))
+        };
+        let (head, size_bytes) = blocking(read).await?;
+        Ok(Found {
+            field: source.field.clone(),
+            name: source.name.clone(),
+            origin: fetched.origin,
+            size_bytes,
+            head,
+            content: Content::Temporary(path),
+        })
+    }
+
+    /// A key of this coordinator's own store.
+    async fn s3(&self, source: &Source<'_>, s3: &S3Source) -> Result<Found, SourceError> {
         let fetch = |error| SourceError::Fetch {
             field: source.field.clone(),
             source: Box::new(error),
@@ -419,13 +568,15 @@ async fn check_hash(source: &Source<'_>, found: &Found) -> Result<(), SourceErro
     };
     let actual = match &found.content {
         Content::Bytes(bytes) => Sha256::of(bytes),
-        Content::File(path) => {
-            let (path, field, origin) = (path.clone(), found.field.clone(), found.origin.clone());
+        content @ (Content::File(_) | Content::Temporary(_)) => {
+            let (content, field, origin) = (content.clone(), found.field.clone(), found.origin.clone());
             blocking(move || {
-                hash_file(&path).map_err(|source| SourceError::FileUnreadable {
-                    field,
-                    path: origin,
-                    source,
+                hash_file(content.path().unwrap_or(Path::new(""))).map_err(|source| {
+                    SourceError::FileUnreadable {
+                        field,
+                        path: origin,
+                        source,
+                    }
                 })
             })
             .await?
@@ -475,6 +626,7 @@ pub(crate) async fn upload(
     let key = prefix.source(&found.name).map_err(failed)?;
     let stored = match &found.content {
         Content::File(path) => store.put_file(&key, path, Condition::CreateOrSame).await,
+        Content::Temporary(path) => store.put_file(&key, path, Condition::CreateOrSame).await,
         Content::Bytes(bytes) => {
             store
                 .put_bytes(&key, bytes.clone(), Condition::CreateOrSame)

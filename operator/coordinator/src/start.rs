@@ -9,7 +9,7 @@ use prover_wire::limits::MESSAGE_BYTES;
 use prover_wire::protocol::worker_plane_server::WorkerPlaneServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -19,12 +19,18 @@ use crate::config::{COMMAND_QUEUE, CoordinatorConfig};
 use crate::deletes::{self, DELETE_QUEUE};
 use crate::error::CoordinatorError;
 use crate::handle::CoordinatorHandle;
+use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::session::WorkerPlaneService;
+use crate::sign_in::SignIn;
 use crate::view::ClusterView;
 
 /// How often an idle connection is asked for a sign of life, and how long it may take to give one.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls that are open on one connection: an agent has one, the operator two.
+const CALLS_PER_CONNECTION: u32 = 16;
+/// Bytes of a call's headers, the bearer token among them.
+const HEADER_BYTES: u32 = 32 << 10;
 
 /// Starts a coordinator over a store.
 ///
@@ -60,11 +66,20 @@ pub async fn start(
         cluster: cluster_sender,
     });
     let service = WorkerPlaneService {
-        authentication: config.worker_authentication,
+        sign_in: SignIn {
+            authentication: config.worker_authentication,
+            metrics: metrics.clone(),
+        },
         commands: commands.clone(),
         outbound_messages: config.outbound_messages,
         metrics: metrics.clone(),
         next_session: AtomicU64::new(1),
+        stop: stop.clone(),
+    };
+    let listener = Listener {
+        listener,
+        tls: config.tls,
+        metrics: metrics.clone(),
         stop: stop.clone(),
     };
     let tasks = vec![
@@ -124,16 +139,17 @@ fn check(config: &CoordinatorConfig) -> Result<(), CoordinatorError> {
     Ok(())
 }
 
-async fn serve(listener: TcpListener, service: WorkerPlaneService, stop: CancellationToken) {
+async fn serve(listener: Listener, service: WorkerPlaneService, stop: CancellationToken) {
     let service = WorkerPlaneServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
     let serving = Server::builder()
-        .tcp_nodelay(true)
+        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .http2_max_header_list_size(HEADER_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(ReceiverStream::new(listener.accept()), stop.cancelled_owned());
     if let Err(error) = serving.await {
         tracing::error!(%error, "the listener for workers ended");
     }

@@ -4,13 +4,30 @@ mod support;
 
 use std::sync::Arc;
 
-use prover_coordinator::{AdmissionError, CoordinatorError, SourceAccess, start};
+use prover_coordinator::{
+    AdmissionError, ClusterSources, CoordinatorError, FetchedSource, RemoteError, RemoteProblem,
+    SourceAccess, SourceRequest, start,
+};
 use prover_crds::{FileSource, HttpSource, Input, KeyReference, ProofJob, ProofKind, ProofSystem, S3Source};
 use support::{Fixture, mk_config, mk_file_job, mk_fixture, mk_fixture_with, mk_job, mk_job_of};
 
 const X86_64: [u8; 20] = [
     0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 62, 0,
 ];
+
+/// A cluster that has no sources at all.
+#[derive(Debug)]
+struct NoSources;
+
+#[async_trait::async_trait]
+impl ClusterSources for NoSources {
+    async fn fetch(&self, _: SourceRequest<'_>) -> Result<FetchedSource, RemoteError> {
+        Err(RemoteError {
+            problem: RemoteProblem::NotFound,
+            message: "there is nothing".to_owned(),
+        })
+    }
+}
 
 fn mk_input_job(input: Input) -> ProofJob {
     let mut job = mk_job("input");
@@ -205,7 +222,7 @@ async fn a_file_of_this_machine_is_none_of_a_clusters_business() {
     let job = mk_file_job("bad", "guest.bin");
     let error = fixture
         .coordinator
-        .submit(job, SourceAccess::Cluster)
+        .submit(job, SourceAccess::Cluster(Arc::new(NoSources)))
         .await
         .unwrap_err();
     assert_refusal(&error, "InvalidSpec", &["file is for local mode"]);

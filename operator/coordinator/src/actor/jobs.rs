@@ -63,7 +63,7 @@ impl Actor {
         let now = self.now();
         let (sender, receiver) =
             watch::channel(Arc::new(early_view(&request, now, Phase::Queued, "Admitted", "")));
-        match self.catalogue.choose(request.system, request.kind) {
+        match self.catalogue.choose(&request.system, request.kind) {
             Choice::Backend(backend) => self.admit(request, &backend, sender)?,
             Choice::KindNotOffered(backend) => {
                 self.delete_all(&request);
@@ -81,7 +81,7 @@ impl Actor {
         backend: &Arc<Backend>,
         sender: watch::Sender<Arc<JobView>>,
     ) -> Result<(), AdmissionError> {
-        let Some(offer) = backend.offer(request.system, request.kind) else {
+        let Some(offer) = backend.offer(&request.system, request.kind) else {
             return Err(kind_not_offered(&request, backend));
         };
         let spec = Box::new(request.job_spec(backend, offer));
@@ -99,7 +99,7 @@ impl Actor {
         };
         let cancelled = request.cancelled;
         tracing::info!(
-            %job, uid = %request.uid, name = %request.name, system = request.system, kind = request.kind,
+            %job, uid = %request.uid, name = %request.name, system = %request.system, kind = request.kind,
             backend = %backend.version.name, version = %backend.version.version, "a job is admitted"
         );
         self.jobs
@@ -117,7 +117,7 @@ impl Actor {
             "no connected worker has a backend for {} proofs yet",
             request.system
         );
-        tracing::info!(uid = %request.uid, name = %request.name, system = request.system, "a job waits for a backend");
+        tracing::info!(uid = %request.uid, name = %request.name, system = %request.system, "a job waits for a backend");
         let view = early_view(&request, now, Phase::Queued, NO_WORKER_OF_BACKEND, &message);
         sender.send_replace(Arc::new(view));
         let uid = request.uid.clone();
@@ -148,7 +148,7 @@ impl Actor {
                 (
                     uid.clone(),
                     self.catalogue
-                        .choose(waiting.request.system, waiting.request.kind),
+                        .choose(&waiting.request.system, waiting.request.kind),
                 )
             })
             .filter(|(_, choice)| *choice != Choice::NobodyYet)
@@ -312,9 +312,9 @@ fn kind_not_offered(request: &JobRequest, backend: &Backend) -> AdmissionError {
     AdmissionError::KindNotOffered {
         backend: backend.version.name.to_string(),
         version: backend.version.version.to_string(),
-        system: request.system,
+        system: request.system.to_string(),
         kind: request.kind,
-        offered: backend.kinds(request.system),
+        offered: backend.kinds(&request.system),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Workers and their streams: hello, replacement, loss, and what they report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prover_core::{
@@ -17,6 +17,7 @@ use super::{Actor, EPOCH};
 use crate::catalogue::Backend;
 use crate::command::Connected;
 use crate::convert::{self, Completion, Hello, Report};
+use crate::identity::Identity;
 use crate::session::{SessionHandle, envelope};
 use crate::view::ExecutionReport;
 
@@ -32,10 +33,36 @@ const CHANNEL_SENDS_REMEMBERED: usize = 16_384;
 /// Metric label of a key that belongs to another attempt.
 const FOREIGN_KEY: &str = "foreign_key";
 
+/// Pods that are remembered as gone: more than can go while a hello is waited for.
+const GONE_PODS_REMEMBERED: usize = 8_192;
+
+/// The latest pods that are gone, by UID.
+#[derive(Debug, Default)]
+pub(super) struct GonePods {
+    known: BTreeSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl GonePods {
+    fn remember(&mut self, uid: &str) {
+        let uid: Arc<str> = uid.into();
+        if self.known.insert(Arc::clone(&uid)) {
+            self.order.push_back(uid);
+        }
+        if self.order.len() > GONE_PODS_REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
 /// A worker that is not gone.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) spec: WorkerSpec,
+    /// Who signed in for it.
+    pub(super) identity: Identity,
     pub(super) device_ids: Vec<Arc<str>>,
     pub(super) backend: Arc<Backend>,
     /// Its current stream.
@@ -64,10 +91,11 @@ impl Actor {
     pub(super) fn connect(
         &mut self,
         hello: Hello,
+        identity: Identity,
         session: SessionHandle,
         reply: oneshot::Sender<Result<Connected, Status>>,
     ) {
-        let answer = self.try_connect(hello, session);
+        let answer = self.try_connect(hello, identity, session);
         let connected = answer.is_ok();
         // The reader waits for the answer even when its stream has ended.
         let _ = reply.send(answer);
@@ -76,7 +104,12 @@ impl Actor {
         }
     }
 
-    fn try_connect(&mut self, hello: Hello, session: SessionHandle) -> Result<Connected, Status> {
+    fn try_connect(
+        &mut self,
+        hello: Hello,
+        identity: Identity,
+        session: SessionHandle,
+    ) -> Result<Connected, Status> {
         if hello.highest_epoch > EPOCH {
             let told = format!(
                 "this coordinator has epoch {EPOCH}, but the worker has seen epoch {}: a newer coordinator leads",
@@ -84,6 +117,7 @@ impl Actor {
             );
             return Err(Status::failed_precondition(told));
         }
+        self.make_way(&hello.spec.name, &identity)?;
         let worker = match self.worker_ids.get(&hello.spec.name) {
             Some(worker) => *worker,
             None => {
@@ -103,7 +137,7 @@ impl Actor {
             self.execute_all(actions);
             return Err(Status::resource_exhausted(refusal));
         }
-        let backend = self.introduce(worker, hello, session);
+        let backend = self.introduce(worker, hello, identity, session);
         let (stopped, actions) = split_stops(actions, worker, &held);
         self.send(
             worker,
@@ -118,7 +152,39 @@ impl Actor {
         Ok(Connected { worker, backend })
     }
 
-    fn introduce(&mut self, worker: WorkerId, hello: Hello, session: SessionHandle) -> Arc<Backend> {
+    /// Nobody takes the place of a worker but the same pod, or a later one of the same name: that the later one
+    /// exists proves that the earlier one does not.
+    fn make_way(&mut self, name: &str, identity: &Identity) -> Result<(), Status> {
+        if let Identity::Worker { pod_uid, .. } = identity
+            && self.gone_pods.known.contains(pod_uid)
+        {
+            return Err(Status::unauthenticated("the pod of this worker is gone"));
+        }
+        let known = self.worker_ids.get(name).copied();
+        let Some((worker, record)) = known.and_then(|worker| Some((worker, self.workers.get(&worker)?)))
+        else {
+            return Ok(());
+        };
+        match (&record.identity, identity) {
+            (before, now) if before == now => Ok(()),
+            (Identity::Worker { .. }, Identity::Worker { .. }) => {
+                tracing::info!(%worker, name, "a later pod of the same name took the place of a worker");
+                self.remove_worker(worker);
+                Ok(())
+            }
+            _ => Err(Status::permission_denied(format!(
+                "worker {name} is known under another identity"
+            ))),
+        }
+    }
+
+    fn introduce(
+        &mut self,
+        worker: WorkerId,
+        hello: Hello,
+        identity: Identity,
+        session: SessionHandle,
+    ) -> Arc<Backend> {
         let (mut named_calls, mut channel_sends) = (BTreeMap::new(), BTreeMap::new());
         if let Some(previous) = self.workers.remove(&worker) {
             (named_calls, channel_sends) = (previous.named_calls, previous.channel_sends);
@@ -143,6 +209,7 @@ impl Actor {
         self.worker_ids.insert(hello.spec.name.clone(), worker);
         let record = Worker {
             spec: hello.spec,
+            identity,
             device_ids: hello.device_ids,
             backend: Arc::clone(&backend),
             session: Some(session),
@@ -179,6 +246,27 @@ impl Actor {
     pub(super) fn worker_gone(&mut self, name: &str) {
         if let Some(worker) = self.worker_ids.get(name).copied() {
             tracing::info!(%worker, name, "a worker is gone");
+            self.remove_worker(worker);
+        }
+    }
+
+    pub(super) fn pod_gone(&mut self, pod_name: &str, pod_uid: &str) {
+        self.gone_pods.remember(pod_uid);
+        let gone = |identity: &Identity| match identity {
+            Identity::Worker {
+                pod_name: name,
+                pod_uid: uid,
+            } => **name == *pod_name && **uid == *pod_uid,
+            Identity::LocalWorker | Identity::Operator => false,
+        };
+        let workers: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, record)| gone(&record.identity))
+            .map(|(worker, _)| *worker)
+            .collect();
+        for worker in workers {
+            tracing::info!(%worker, name = %self.worker_name(worker), pod_uid, "the pod of a worker is gone");
             self.remove_worker(worker);
         }
     }

@@ -1,0 +1,233 @@
+//! Connections until somebody has signed in on them: accepted, encrypted, and bounded in number and time.
+//!
+//! Owns what a stranger can cost. Does not own who may sign in.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::metrics::Metrics;
+
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time from the handshake to the first call that signs in. More than the longest wait for a pod watch.
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections on which nobody has signed in; further ones are closed. As many workers as may reconnect at once.
+const GUESTS: usize = 4_096;
+/// Finished handshakes that wait for the server.
+const WAITING_CONNECTIONS: usize = 64;
+/// Pause after the system refused to accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    guest: Arc<Guest>,
+}
+
+#[derive(Debug)]
+struct Guest {
+    signed_in: AtomicBool,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Peer {
+    /// Somebody has signed in: the connection counts as a guest's no more.
+    pub(crate) fn signed_in(&self) {
+        self.guest.signed_in.store(true, Ordering::Release);
+        self.guest
+            .permit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection that ends unless somebody signs in on it in time.
+pub(crate) struct Connection {
+    transport: Transport,
+    peer: Peer,
+    /// None once somebody has signed in.
+    deadline: Option<Pin<Box<Sleep>>>,
+    metrics: Metrics,
+}
+
+impl Connection {
+    fn check_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Some(deadline) = &mut self.deadline else {
+            return Ok(());
+        };
+        if self.peer.guest.signed_in.load(Ordering::Acquire) {
+            self.deadline = None;
+            return Ok(());
+        }
+        if deadline.as_mut().poll(context).is_ready() {
+            self.metrics.session_refused("sign_in_timeout");
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "nobody signed in on this connection in time",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_deadline(context)?;
+        match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// Accepts connections until it is stopped; what it makes is served.
+pub(crate) struct Listener {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Listener {
+    /// Starts to accept.
+    pub(crate) fn accept(self) -> mpsc::Receiver<io::Result<Connection>> {
+        let (sender, receiver) = mpsc::channel(WAITING_CONNECTIONS);
+        tokio::spawn(self.run(sender));
+        receiver
+    }
+
+    async fn run(self, connections: mpsc::Sender<io::Result<Connection>>) {
+        let guests = Arc::new(Semaphore::new(GUESTS));
+        let acceptor = self.tls.map(TlsAcceptor::from);
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = connections.closed() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    self.metrics.session_refused("accept_failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&guests).try_acquire_owned() else {
+                self.metrics.session_refused("too_many_guests");
+                continue;
+            };
+            let handshake = Handshake {
+                stream,
+                address,
+                permit,
+                acceptor: acceptor.clone(),
+                metrics: self.metrics.clone(),
+            };
+            tokio::spawn(handshake.run(connections.clone()));
+        }
+    }
+}
+
+struct Handshake {
+    stream: TcpStream,
+    address: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    acceptor: Option<TlsAcceptor>,
+    metrics: Metrics,
+}
+
+impl Handshake {
+    async fn run(self, connections: mpsc::Sender<io::Result<Connection>>) {
+        let address = self.address;
+        // Latency only: a socket that refuses the option works all the same.
+        let _ = self.stream.set_nodelay(true);
+        let transport = match self.acceptor {
+            None => Transport::Plain(self.stream),
+            Some(acceptor) => {
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream)).await {
+                    Ok(Ok(stream)) => Transport::Tls(Box::new(stream)),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%address, %error, "a TLS handshake failed");
+                        return self.metrics.session_refused("handshake_failed");
+                    }
+                    Err(_) => return self.metrics.session_refused("handshake_timeout"),
+                }
+            }
+        };
+        let guest = Guest {
+            signed_in: AtomicBool::new(false),
+            permit: Mutex::new(Some(self.permit)),
+        };
+        let connection = Connection {
+            transport,
+            peer: Peer {
+                address,
+                guest: Arc::new(guest),
+            },
+            deadline: Some(Box::pin(tokio::time::sleep(SIGN_IN_TIMEOUT))),
+            metrics: self.metrics,
+        };
+        // Where the server has stopped, nobody wants the connection.
+        let _ = connections.send(Ok(connection)).await;
+    }
+}
