@@ -150,7 +150,16 @@ fn read_manifest(arguments: &RunArguments, report: &mut JobReport) -> Result<Man
     let manifest = manifest::read(&arguments.filename)?;
     report.metadata.name.clone_from(&manifest.name);
     report.metadata.namespace = manifest.job.metadata.namespace.clone().unwrap_or_default();
-    let proof = manifest.job.spec.proof;
+    let proof = &manifest.job.spec.proof;
+    if let Some(backend) = &proof.backend {
+        return Err(Failure::bad_input(
+            "CommandNeedsCluster",
+            format!(
+                "spec.proof.backend: {backend} is a backend of a ProverCluster, and local mode has none: apply the job to \
+                 a cluster whose spec.backends has it, or run the prover's own command"
+            ),
+        ));
+    }
     report.proof = Some(ProofRequest {
         system: proof.system.as_str().to_owned(),
         kind: proof.kind.as_str().to_owned(),

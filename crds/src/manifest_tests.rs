@@ -54,7 +54,8 @@ fn a_good_manifest_is_read() {
         job.spec.proof,
         ProofSpec {
             system: ProofSystem::Risc0,
-            kind: ProofKind::Succinct
+            kind: ProofKind::Succinct,
+            backend: None,
         }
     );
     assert_eq!(job.spec.cluster_ref, ClusterReference::default());

@@ -1,5 +1,7 @@
 //! `ProofJob`: what to prove, and what became of it.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -55,7 +57,8 @@ use crate::source::{Assumption, Input, Program, is_false};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::SEGMENT_PO2_NOT_FOR_SP1)]
+#[x_kube(validation = rules::SEGMENT_PO2_FOR_SEGMENTS)]
+#[x_kube(validation = rules::MAX_CYCLES_NOT_FOR_COMMAND)]
 #[x_kube(validation = rules::ASSUMPTIONS_ONLY_FOR_RISC0)]
 #[x_kube(validation = rules::STDIN_ONLY_FOR_SP1)]
 #[x_kube(validation = rules::CANCEL_IS_FINAL)]
@@ -179,20 +182,42 @@ impl Default for ClusterReference {
 }
 
 /// Which proof is wanted.
-#[derive(
-    KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
-)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::KIND_FITS_SYSTEM)]
+#[x_kube(validation = rules::BACKEND_EXACTLY_FOR_COMMAND)]
 pub struct ProofSpec {
-    /// The proof system: `risc0` (RISC Zero), `sp1` (Succinct's SP1), or `emulated`, which proves nothing and only
-    /// takes the time that its input says.
+    /// The proof system: `risc0` (RISC Zero), `sp1` (Succinct's SP1), `command` (a prover of one's own that
+    /// `backend` names), or `emulated`, which proves nothing and only takes the time that its input says.
     pub system: ProofSystem,
     /// The kind of proof that it shall make. risc0: `Composite` (a receipt per segment), `Succinct` (one receipt of
     /// constant size), `Groth16` (for contracts). sp1: `Core` (a proof per shard), `Compressed` (one proof of
     /// constant size), `Groth16` and `Plonk` (for contracts). Both: `ExecuteOnly` (cycles and public values, no
-    /// proof). emulated: `Emulated`.
+    /// proof). command: `Proof`. emulated: `Emulated`.
     pub kind: ProofKind,
+    /// Name of the one of the ProverCluster's `backends` that proves it. For system `command`, and only for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 40),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub backend: Option<String>,
+}
+
+impl ProofSpec {
+    /// The word under which backends offer to make this proof: the proof system, or for system `command`
+    /// `command:<backend>`, so that nobody's own prover is ever taken for another.
+    pub fn offered_as(&self) -> Cow<'static, str> {
+        match &self.backend {
+            Some(backend) if self.system == ProofSystem::Command => command_offer(backend).into(),
+            _ => self.system.as_str().into(),
+        }
+    }
+}
+
+/// The word under which the command backend of this name offers its proofs.
+pub fn command_offer(backend: &str) -> String {
+    format!("{}:{backend}", ProofSystem::Command)
 }
 
 macro_rules! words {
@@ -230,6 +255,8 @@ words! {
         Risc0 = "risc0",
         /// SP1 of Succinct.
         Sp1 = "sp1",
+        /// A prover of one's own: programs that prove and verify, named by the ProverCluster.
+        Command = "command",
         /// No prover: durations from a model, for tests and scale. Its jobs never claim a proof.
         Emulated = "emulated",
     }
@@ -254,6 +281,8 @@ words! {
         Plonk = "Plonk",
         /// Both: execute and report cycles and public values, prove nothing.
         ExecuteOnly = "ExecuteOnly",
+        /// Command: whatever the prover of the ProverCluster's backend makes.
+        Proof = "Proof",
         /// Emulated: nothing is proved.
         Emulated = "Emulated",
     }

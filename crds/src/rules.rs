@@ -53,13 +53,23 @@ pub const S3_OWN_STORE_NEEDS_NOTHING_ELSE: RuleText = (
 
 /// Each proof system makes its own kinds of proof.
 pub const KIND_FITS_SYSTEM: RuleText = (
-    "(self.system == 'risc0' && self.kind in ['Composite', 'Succinct', 'Groth16', 'ExecuteOnly']) || (self.system == 'sp1' && self.kind in ['Core', 'Compressed', 'Groth16', 'Plonk', 'ExecuteOnly']) || (self.system == 'emulated' && self.kind == 'Emulated')",
-    "kind does not fit system: risc0 makes Composite, Succinct, Groth16 and ExecuteOnly, sp1 makes Core, Compressed, Groth16, Plonk and ExecuteOnly, emulated makes Emulated",
+    "(self.system == 'risc0' && self.kind in ['Composite', 'Succinct', 'Groth16', 'ExecuteOnly']) || (self.system == 'sp1' && self.kind in ['Core', 'Compressed', 'Groth16', 'Plonk', 'ExecuteOnly']) || (self.system == 'command' && self.kind == 'Proof') || (self.system == 'emulated' && self.kind == 'Emulated')",
+    "kind does not fit system: risc0 makes Composite, Succinct, Groth16 and ExecuteOnly, sp1 makes Core, Compressed, Groth16, Plonk and ExecuteOnly, command makes Proof, emulated makes Emulated",
 );
-/// SP1 sizes its shards itself.
-pub const SEGMENT_PO2_NOT_FOR_SP1: RuleText = (
-    "!has(self.segmentPo2) || self.proof.system != 'sp1'",
-    "segmentPo2 is not for sp1, which sizes its shards itself: leave it out",
+/// Only the user's own provers need a name to be told apart.
+pub const BACKEND_EXACTLY_FOR_COMMAND: RuleText = (
+    "has(self.backend) == (self.system == 'command')",
+    "backend and system: command belong together: name one of the backends of the ProverCluster for command, leave backend out for the other systems",
+);
+/// SP1 sizes its shards itself, and other provers have no segments.
+pub const SEGMENT_PO2_FOR_SEGMENTS: RuleText = (
+    "!has(self.segmentPo2) || !(self.proof.system in ['sp1', 'command'])",
+    "segmentPo2 is not for sp1, which sizes its shards itself, nor for command: leave it out",
+);
+/// Nobody counts the cycles of the user's own provers.
+pub const MAX_CYCLES_NOT_FOR_COMMAND: RuleText = (
+    "!has(self.maxCycles) || self.proof.system != 'command'",
+    "maxCycles is not for command, whose cycles nobody counts: use activeDeadlineSeconds, or timeoutSeconds of the backend",
 );
 /// Only RISC Zero resolves assumptions.
 pub const ASSUMPTIONS_ONLY_FOR_RISC0: RuleText = (
@@ -115,6 +125,42 @@ immutable_option! {
 }
 
 // ---- ProverCluster ----
+
+/// Names of Services are made from it. The number is [`crate::names::LONGEST_CLUSTER_NAME`].
+pub const CLUSTER_NAME_IS_SHORT: RuleText = (
+    "!has(self.metadata.name) || self.metadata.name.size() <= 40",
+    "the name of a ProverCluster has at most 40 characters, since names of Services are made from it: choose a shorter one",
+);
+/// Only the user's own provers are run as commands.
+pub const COMMAND_EXACTLY_FOR_COMMAND: RuleText = (
+    "has(self.command) == (self.system == 'command')",
+    "command and system: command belong together: write both, or neither",
+);
+/// The commands are all that is run.
+pub const ARGS_NOT_FOR_COMMAND: RuleText = (
+    "!has(self.args) || self.args.size() == 0 || self.system != 'command'",
+    "args are not for system command: write them into command.prove and command.verify",
+);
+/// Without it nobody would know where the proof is.
+pub const PROVE_NAMES_PROOF: RuleText = (
+    "self.prove.exists(word, word.contains('{proof}'))",
+    "command.prove must contain {proof}, the path at which it shall write the proof",
+);
+/// A proof is worth something only for the program that was submitted.
+pub const VERIFY_NAMES_PROGRAM_AND_PROOF: RuleText = (
+    "self.verify.exists(word, word.contains('{program}')) && self.verify.exists(word, word.contains('{proof}'))",
+    "command.verify must contain {program} and {proof}: it shall accept the proof for this program only",
+);
+/// Nobody should be told public values that no verifier has seen.
+pub const VERIFY_NAMES_PUBLIC_VALUES: RuleText = (
+    "!self.prove.exists(word, word.contains('{publicValues}')) || self.verify.exists(word, word.contains('{publicValues}'))",
+    "command.prove writes {publicValues}, so command.verify must contain {publicValues} too: it shall accept the proof for them only",
+);
+/// A relative path would depend on where it is run.
+pub const COMMANDS_ARE_ABSOLUTE: RuleText = (
+    "self.prove[0].startsWith('/') && self.verify[0].startsWith('/')",
+    "the first words of command.prove and command.verify are programs in the image: write their absolute paths",
+);
 
 /// A group without a backend could never prove.
 pub const GROUPS_NAME_A_BACKEND: RuleText = (

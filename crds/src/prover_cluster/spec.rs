@@ -26,6 +26,7 @@ use crate::source::{KeyReference, SecretReference};
     category = "all",
     category = "proving",
     doc = "Machines that prove: where artifacts lie, which provers there are, which workers run them, and for whom.",
+    validation = rules::CLUSTER_NAME_IS_SHORT,
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -157,6 +158,8 @@ pub struct Coordinator {
 /// A prover: an image with its version.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::COMMAND_EXACTLY_FOR_COMMAND)]
+#[x_kube(validation = rules::ARGS_NOT_FOR_COMMAND)]
 pub struct Backend {
     /// Name that worker groups use.
     #[schemars(
@@ -176,6 +179,50 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "atomic"))]
     pub args: Vec<String>,
+    /// What to run, for system `command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandBackend>,
+}
+
+/// Programs of the image that prove and verify. Each word may contain `{program}`, `{input}`, `{proof}` and
+/// `{publicValues}`, in whose place it gets the path of that file. There is no shell.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::COMMANDS_ARE_ABSOLUTE)]
+#[x_kube(validation = rules::PROVE_NAMES_PROOF)]
+#[x_kube(validation = rules::VERIFY_NAMES_PROGRAM_AND_PROOF)]
+#[x_kube(validation = rules::VERIFY_NAMES_PUBLIC_VALUES)]
+pub struct CommandBackend {
+    /// Reads `{program}` and `{input}`, writes `{proof}` and perhaps `{publicValues}`, and exits with 0. Runs on a
+    /// device of the worker.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 1024)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub prove: Vec<String>,
+    /// Reads `{program}`, `{proof}` and perhaps `{publicValues}`; exits with 0 only if it accepts the proof.
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 1024)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub verify: Vec<String>,
+    /// Seconds that `prove` may take. 3600 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub timeout_seconds: Option<i32>,
+    /// Seconds that `verify` may take. 600 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub verify_timeout_seconds: Option<i32>,
+    /// Memory that one proof takes at most, the sizes of its files not counted: how many run at once in a worker
+    /// depends on it. All memory of a worker, and so one proof at a time, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory: Option<Quantity>,
+    /// Memory that one verification takes at most. 256Mi where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_host_memory: Option<Quantity>,
 }
 
 /// When a node fetches an image.

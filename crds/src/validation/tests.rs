@@ -153,7 +153,7 @@ fn local_mode_takes_files_and_holds_to_every_other_rule() {
     let refusal = job.validate(Destination::LocalMode).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        format!("spec: {}", rules::SEGMENT_PO2_NOT_FOR_SP1.1)
+        format!("spec: {}", rules::SEGMENT_PO2_FOR_SEGMENTS.1)
     );
 }
 

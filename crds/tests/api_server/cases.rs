@@ -106,6 +106,31 @@ fn cluster(name: &'static str, changes: &[(&str, Value)], expected: Expected) ->
     }
 }
 
+fn named_cluster(case: &'static str, name: &str, expected: Expected) -> Case {
+    let mut object = good_prover_cluster();
+    object["metadata"]["name"] = json!(name);
+    Case {
+        name: case,
+        object,
+        expected,
+    }
+}
+
+fn command() -> Value {
+    json!({ "system": "command", "kind": "Proof", "backend": "groth16" })
+}
+
+/// The backend that [`command`] names.
+fn command_backend() -> Value {
+    json!({
+        "name": "groth16", "system": "command", "image": "example.com/groth16:1",
+        "command": {
+            "prove": ["/usr/local/bin/groth16", "prove", "--program={program}", "{input}", "{proof}", "{publicValues}"],
+            "verify": ["/usr/local/bin/groth16", "verify", "--program={program}", "{proof}", "{publicValues}"]
+        }
+    })
+}
+
 const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 #[rustfmt::skip]
@@ -139,6 +164,8 @@ pub(crate) fn proof_jobs() -> Vec<Case> {
         job("execute only", &[("proof/kind", json!("ExecuteOnly"))], Accepted),
         job("an emulated job", &[("proof", json!({ "system": "emulated", "kind": "Emulated" })), ("input", json!({ "text": "{}" }))], Accepted),
 
+        job("a job for a command", &[("proof", command())], Accepted),
+
         job("no source of the program", &[("program", json!({ "sha256": SHA256 }))], Rule(rules::ONE_SOURCE_OF_PROGRAM)),
         job("two sources of the program", &[("program/configMap", json!({ "name": "a", "key": "b" }))], Rule(rules::ONE_SOURCE_OF_PROGRAM)),
         job("two sources of the input", &[("input/text", json!("5"))], Rule(rules::ONE_SOURCE_OF_INPUT)),
@@ -155,10 +182,17 @@ pub(crate) fn proof_jobs() -> Vec<Case> {
         job("a kind of risc0 for sp1", &[("proof/system", json!("sp1"))], Rule(rules::KIND_FITS_SYSTEM)),
         job("an emulated proof that claims to be real", &[("proof/system", json!("emulated"))], Rule(rules::KIND_FITS_SYSTEM)),
         job("a real system that emulates", &[("proof/kind", json!("Emulated"))], Rule(rules::KIND_FITS_SYSTEM)),
-        job("a segment size for sp1", &[("proof", json!({ "system": "sp1", "kind": "Core" })), ("segmentPo2", json!(20))], Rule(rules::SEGMENT_PO2_NOT_FOR_SP1)),
+        job("a segment size for sp1", &[("proof", json!({ "system": "sp1", "kind": "Core" })), ("segmentPo2", json!(20))], Rule(rules::SEGMENT_PO2_FOR_SEGMENTS)),
+        job("a segment size for a command", &[("proof", command()), ("segmentPo2", json!(20))], Rule(rules::SEGMENT_PO2_FOR_SEGMENTS)),
+        job("cycles for a command", &[("proof", command()), ("maxCycles", json!(20))], Rule(rules::MAX_CYCLES_NOT_FOR_COMMAND)),
+        job("a command without a backend", &[("proof", json!({ "system": "command", "kind": "Proof" }))], Rule(rules::BACKEND_EXACTLY_FOR_COMMAND)),
+        job("a backend for another system", &[("proof/backend", json!("groth16"))], Rule(rules::BACKEND_EXACTLY_FOR_COMMAND)),
+        job("a kind of risc0 for a command", &[("proof", command()), ("proof/kind", json!("Groth16"))], Rule(rules::KIND_FITS_SYSTEM)),
+        job("a command's kind for risc0", &[("proof/kind", json!("Proof"))], Rule(rules::KIND_FITS_SYSTEM)),
         job("assumptions for sp1", &[("proof", json!({ "system": "sp1", "kind": "Core" })), ("assumptions", json!([{ "configMap": { "name": "a", "key": "b" } }]))], Rule(rules::ASSUMPTIONS_ONLY_FOR_RISC0)),
         job("sp1's stdin for risc0", &[("input/format", json!("Stdin"))], Rule(rules::STDIN_ONLY_FOR_SP1)),
 
+        job("a backend's name that is none", &[("proof", command()), ("proof/backend", json!("Groth 16"))], Structure { path: "spec.proof.backend", server: "should match", local: "must match" }),
         job("no program", &[("program", Value::Null)], Structure { path: "spec.program", server: "Required value", local: "is required" }),
         job("no proof", &[("proof", Value::Null)], Structure { path: "spec.proof", server: "Required value", local: "is required" }),
         job("no kind of proof", &[("proof/kind", Value::Null)], Structure { path: "spec.proof.kind", server: "Required value", local: "is required" }),
@@ -193,6 +227,11 @@ pub(crate) fn proof_jobs() -> Vec<Case> {
 #[rustfmt::skip]
 pub(crate) fn prover_clusters() -> Vec<Case> {
     let group = json!({ "name": "gpu", "backend": "risc0", "device": { "gpu": {} } });
+    let command = |changes: &[(&'static str, Value)]| {
+        let mut changes: Vec<(&'static str, Value)> = changes.to_vec();
+        changes.splice(0..0, [("backends/0", command_backend()), ("workerGroups/0/backend", json!("groth16"))]);
+        changes
+    };
     let scaling = json!({ "mode": "HPA", "minReplicas": 0, "maxReplicas": 100, "targetSeconds": 60, "cooldownSeconds": 300, "metricsSource": "Operator" });
     vec![
         cluster("a small cluster", &[], Accepted),
@@ -226,6 +265,28 @@ pub(crate) fn prover_clusters() -> Vec<Case> {
         cluster("memory as a number", &[("workerGroups/0/resources", json!({ "cpu": 4, "memory": 17_179_869_184_i64 }))], Accepted),
         cluster("fixed replicas", &[("workerGroups/0/replicas", json!(3))], Accepted),
         cluster("scaling of the default mode", &[("workerGroups/0/scaling", json!({ "maxReplicas": 10 }))], Accepted),
+
+        cluster("a command", &command(&[]), Accepted),
+        cluster("a command with every optional field", &command(&[
+            ("backends/0/command/timeoutSeconds", json!(60)), ("backends/0/command/verifyTimeoutSeconds", json!(10)),
+            ("backends/0/command/hostMemory", json!("2Gi")), ("backends/0/command/verifyHostMemory", json!("100Mi")),
+        ]), Accepted),
+        cluster("a command without public values", &command(&[
+            ("backends/0/command/prove", json!(["/prove", "{program}", "{proof}"])), ("backends/0/command/verify", json!(["/verify", "{program}", "{proof}"])),
+        ]), Accepted),
+
+        cluster("a command's system without a command", &[("backends/0/system", json!("command"))], Rule(rules::COMMAND_EXACTLY_FOR_COMMAND)),
+        cluster("a command for another system", &command(&[("backends/0/system", json!("risc0"))]), Rule(rules::COMMAND_EXACTLY_FOR_COMMAND)),
+        cluster("a command with args", &command(&[("backends/0/args", json!(["--fast"]))]), Rule(rules::ARGS_NOT_FOR_COMMAND)),
+        cluster("a prover that is not told where the proof goes", &command(&[("backends/0/command/prove", json!(["/prove", "{program}"]))]), Rule(rules::PROVE_NAMES_PROOF)),
+        cluster("a verifier that is not told the program", &command(&[("backends/0/command/verify", json!(["/verify", "{proof}", "{publicValues}"]))]), Rule(rules::VERIFY_NAMES_PROGRAM_AND_PROOF)),
+        cluster("a verifier that is not told the proof", &command(&[("backends/0/command/verify", json!(["/verify", "{program}", "{publicValues}"]))]), Rule(rules::VERIFY_NAMES_PROGRAM_AND_PROOF)),
+        cluster("public values that nobody verifies", &command(&[("backends/0/command/verify", json!(["/verify", "{program}", "{proof}"]))]), Rule(rules::VERIFY_NAMES_PUBLIC_VALUES)),
+        cluster("a command by a relative path", &command(&[("backends/0/command/verify/0", json!("groth16"))]), Rule(rules::COMMANDS_ARE_ABSOLUTE)),
+        named_cluster("a name of 40 characters", &"a".repeat(40), Accepted),
+        named_cluster("a name of 41 characters", &"a".repeat(41), Rule(rules::CLUSTER_NAME_IS_SHORT)),
+        cluster("an empty command", &command(&[("backends/0/command/prove", json!([]))]), Structure { path: "spec.backends[0].command.prove", server: "should have at least 1 items", local: "at least 1 are needed" }),
+        cluster("a command that takes no time", &command(&[("backends/0/command/timeoutSeconds", json!(0))]), Structure { path: "spec.backends[0].command.timeoutSeconds", server: "should be greater than or equal to 1", local: "at least 1 is needed" }),
 
         cluster("a group of a backend that is not there", &[("workerGroups/0/backend", json!("sp1"))], Rule(rules::GROUPS_NAME_A_BACKEND)),
         cluster("replicas and scaling", &[("workerGroups/0/replicas", json!(1)), ("workerGroups/0/scaling", scaling)], Rule(rules::REPLICAS_OR_SCALING)),

@@ -133,7 +133,11 @@ pub(crate) fn mk_job_of(name: &str, system: ProofSystem, kind: ProofKind) -> Pro
                 inline: Some("UjBCRgEAAAA=".to_owned()),
                 ..Program::default()
             },
-            proof: ProofSpec { system, kind },
+            proof: ProofSpec {
+                system,
+                kind,
+                backend: None,
+            },
             ..ProofJobSpec::default()
         },
     );
