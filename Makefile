@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
         test-risc0-proving test-e2e test-proof \
-        lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver clean
+        lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver \
+        cluster-up cluster-down cluster-images test-cluster clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,18 @@ minio: ## Build MinIO from its module (cached)
 
 kube-apiserver: prerequisites ## Build kube-apiserver from its module (cached)
 	@e2e/tools/build-kubernetes.sh kube-apiserver
+
+cluster-up: ## Start a single-node Kubernetes with MinIO and simulated GPUs (as root; PROVER_CLUSTER=existing uses yours)
+	@e2e/cluster/up.sh
+
+cluster-down: ## Stop that cluster and remove what it wrote, but not the cache
+	@e2e/cluster/down.sh
+
+cluster-images: ## Load target/images/*.tar into the cluster
+	@e2e/cluster/load-images.sh
+
+test-cluster: ## What cluster-up and cluster-down promise, on a second cluster beside any other
+	@e2e/cluster/test.sh
 
 lint: ## Formatting and clippy
 	@tools/lint.sh

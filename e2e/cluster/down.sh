@@ -16,15 +16,16 @@ if process=$(node_process); then
 fi
 # With the last process the network namespace goes, and with it the link; after a crash it may still be there.
 if ip link show "$link" >/dev/null 2>&1; then ip link delete "$link" 2>/dev/null || true; fi
-while read -r hierarchy; do
-  [ -d "$hierarchy/$group" ] || continue
+# Both layouts, and the unified hierarchy that runc uses beside those of version 1.
+for control_group in /sys/fs/cgroup/"$group" /sys/fs/cgroup/*/"$group"; do
+  [ -d "$control_group" ] && [ ! -L "$(dirname "$control_group")" ] || continue
   # A process that just died may hold its control group for a moment.
   for _ in $(seq 50); do
-    find "$hierarchy/$group" -depth -type d -exec rmdir {} + 2>/dev/null && break
+    find "$control_group" -depth -type d -exec rmdir {} + 2>/dev/null && break
     sleep 0.1
   done
-  [ ! -d "$hierarchy/$group" ] || fail "control group $hierarchy/$group still has processes"
-done < <(control_groups)
+  [ ! -d "$control_group" ] || fail "control group $control_group still has processes"
+done
 [ "${1:-}" = --keep-files ] && exit 0
 # Only what a cluster wrote: the folder may be one that the user had before.
 rm -rf "$folder"/{bin,config,images,log,pki,run,tmp,var-lib,var-log} "$folder"/{admin.kubeconfig,minio.env,.lock}
