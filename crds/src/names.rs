@@ -27,6 +27,8 @@ pub const READABLE_LABEL: &str = "proving.rs/readable-by-proofjobs";
 
 /// Label with the name of the ProverCluster.
 pub const CLUSTER_LABEL: &str = "proving.rs/cluster";
+/// Label with the namespace of the ProverCluster, on objects that lie in another namespace.
+pub const CLUSTER_NAMESPACE_LABEL: &str = "proving.rs/cluster-namespace";
 /// Label of workers and their Deployments with the name of the worker group.
 pub const GROUP_LABEL: &str = "proving.rs/worker-group";
 /// Label of workers and their Deployments with the revision of the pod template.

@@ -3,10 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
-use kube::runtime::events::Reporter;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store::Store;
+use prover_crds::{ProverCluster, names};
 use prover_runtime::Clock;
 use prover_wire::operator_plane::ClusterState;
+
+use crate::certificates::CertificateMemory;
+use crate::metrics::Metrics;
+use crate::proof_job::JobObject;
+use crate::watches::reference;
 
 /// What the operator was started with.
 #[derive(Clone, Debug)]
@@ -63,6 +76,50 @@ impl ClusterStates {
     }
 }
 
+/// What is known of the API server's objects, kept up to date by watches. Reading costs no call.
+///
+/// All but ProverClusters, ProofJobs and Namespaces are those that carry the labels of the operator: pods with
+/// `proving.rs/cluster`, the others with `app.kubernetes.io/managed-by: prover-operator`. Managed fields are dropped
+/// everywhere; of pods and Deployments only what is read is kept.
+#[derive(Clone)]
+pub struct Caches {
+    /// ProverClusters, whole; an error where one can't be decoded.
+    pub clusters: Store<DeserializeGuard<ProverCluster>>,
+    /// ProofJobs without their inline data.
+    pub jobs: Store<DeserializeGuard<JobObject>>,
+    /// Namespaces; none where the operator may look at some namespaces only.
+    pub namespaces: Option<Store<Namespace>>,
+    /// Deployments of coordinators and workers, without pod templates.
+    pub deployments: Store<Deployment>,
+    /// Their pods: metadata, node, requested resources, status.
+    pub pods: Store<Pod>,
+    /// Metadata of Services.
+    pub services: Store<PartialObjectMeta<Service>>,
+    /// Metadata of ConfigMaps.
+    pub config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    /// Metadata of Secrets.
+    pub secrets: Store<PartialObjectMeta<Secret>>,
+    /// Metadata of ServiceAccounts.
+    pub service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    /// Metadata of Roles.
+    pub roles: Store<PartialObjectMeta<Role>>,
+    /// Metadata of RoleBindings.
+    pub role_bindings: Store<PartialObjectMeta<RoleBinding>>,
+    /// Metadata of PodDisruptionBudgets.
+    pub disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    /// Metadata of NetworkPolicies.
+    pub network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+}
+
+impl Caches {
+    /// The ProverCluster with this key, if it exists and can be decoded.
+    #[must_use]
+    pub fn cluster(&self, key: &ClusterKey) -> Option<Arc<ProverCluster>> {
+        let guarded = self.clusters.get(&reference(key))?;
+        guarded.0.as_ref().ok().map(|cluster| Arc::new(cluster.clone()))
+    }
+}
+
 /// What all reconcilers share.
 #[derive(Clone)]
 pub struct Context {
@@ -70,10 +127,38 @@ pub struct Context {
     pub client: Client,
     /// Who events come from.
     pub reporter: Reporter,
+    /// Publishes events, repeated ones as a series.
+    pub recorder: Recorder,
     /// What the operator was started with.
     pub settings: Settings,
     /// What coordinators told last.
     pub states: ClusterStates,
+    /// What is known of the API server's objects.
+    pub caches: Caches,
+    /// What the operator counts of itself.
+    pub metrics: Metrics,
+    /// What is known of authorities and certificates.
+    pub certificates: Arc<CertificateMemory>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+}
+
+impl Context {
+    /// A context with nothing known of coordinators yet.
+    #[must_use]
+    pub fn new(client: Client, settings: Settings, caches: Caches, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
+        let reporter =
+            Reporter { controller: names::OPERATOR_MANAGER.to_owned(), instance: Some(settings.pod.clone()) };
+        Context {
+            recorder: Recorder::new(client.clone(), reporter.clone()),
+            client,
+            reporter,
+            settings,
+            states: ClusterStates::default(),
+            caches,
+            metrics,
+            certificates: Arc::default(),
+            clock,
+        }
+    }
 }

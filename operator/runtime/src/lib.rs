@@ -6,8 +6,10 @@
 pub mod clock;
 pub mod listener;
 pub mod logging;
+pub mod signals;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use listener::{ListenerError, Observation, ObservationHandle};
 pub use logging::{LogFormat, LoggingArguments, LoggingError};
 pub use prometheus;
+pub use signals::stop_on_signal;

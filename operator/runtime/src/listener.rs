@@ -3,8 +3,7 @@
 //! Owns what the probes answer. Live means that the process answers at all; ready is what the process says.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -43,8 +42,12 @@ impl ListenerError {
 #[derive(Clone, Debug)]
 pub struct Observation {
     registry: Registry,
-    ready: Arc<AtomicBool>,
+    /// What is waited for; none when ready.
+    waits_for: Arc<RwLock<Option<String>>>,
 }
+
+/// What is waited for until the process says more.
+const STARTING: &str = "starting";
 
 impl Observation {
     /// Shows the metrics of `registry`; not ready until told so.
@@ -52,13 +55,22 @@ impl Observation {
     pub fn new(registry: Registry) -> Self {
         Observation {
             registry,
-            ready: Arc::new(AtomicBool::new(false)),
+            waits_for: Arc::new(RwLock::new(Some(STARTING.to_owned()))),
         }
     }
 
     /// What `/readyz` answers from now on.
     pub fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Relaxed);
+        self.set_waits_for((!ready).then(|| STARTING.to_owned()));
+    }
+
+    /// Not ready from now on; `/readyz` tells what is waited for.
+    pub fn set_not_ready(&self, waits_for: &str) {
+        self.set_waits_for(Some(waits_for.to_owned()));
+    }
+
+    fn set_waits_for(&self, waits_for: Option<String>) {
+        *self.waits_for.write().unwrap_or_else(PoisonError::into_inner) = waits_for;
     }
 
     /// The routes, to be served by [`Observation::serve`] or merged into others.
@@ -115,10 +127,11 @@ impl ObservationHandle {
 }
 
 async fn ready(State(observation): State<Observation>) -> Response {
-    if observation.ready.load(Ordering::Relaxed) {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    match observation.waits_for.read().unwrap_or_else(PoisonError::into_inner).as_deref() {
+        None => "ready\n".into_response(),
+        Some(waits_for) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {waits_for}\n")).into_response()
+        }
     }
 }
 
@@ -158,6 +171,15 @@ mod tests {
         assert_eq!(fetch(observation.router(), "/healthz").await.0, StatusCode::OK);
         observation.set_ready(true);
         assert_eq!(fetch(observation.router(), "/readyz").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_is_told() {
+        let observation = Observation::new(Registry::new());
+        observation.set_not_ready("the CRDs are not installed");
+        let (status, text) = fetch(observation.router(), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "not ready: the CRDs are not installed\n");
     }
 
     #[tokio::test]

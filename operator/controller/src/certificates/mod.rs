@@ -1,0 +1,4 @@
+//! Authorities and certificates.
+/// What is known.
+#[derive(Debug, Default)]
+pub struct CertificateMemory {}
