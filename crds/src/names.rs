@@ -118,6 +118,11 @@ pub fn device_slot(class: &str, index: usize) -> String {
     format!("{class}-{index}")
 }
 
+/// Name of the container of a slot's backend.
+pub fn backend_container(slot: &str) -> String {
+    format!("backend-{slot}")
+}
+
 /// Slot of planners and other parents, which take no device.
 pub const CONTROL_SLOT: &str = "control";
 
@@ -131,4 +136,21 @@ pub fn coordinator_url(cluster: &ProverCluster) -> String {
         "https://{}.{namespace}.svc:{COORDINATOR_PORT}",
         coordinator_name(&cluster.name_any())
     )
+}
+
+/// Name of the Role and the RoleBinding with which a cluster's coordinator looks after the jobs of an allowed
+/// namespace. No two clusters share it, since names of namespaces and clusters have no colon.
+pub fn tenant_role(namespace: &str, cluster: &str) -> String {
+    format!("proving.rs:{namespace}:{cluster}")
+}
+
+/// Name of what a worker group has once, whatever its revision, such as its PodDisruptionBudget. No two groups share
+/// it, since neither name has a dot.
+pub fn worker_group_name(cluster: &str, group: &str) -> String {
+    format!("{cluster}.{group}")
+}
+
+/// Name of the Deployment of one revision of a worker group.
+pub fn worker_deployment(cluster: &str, group: &str, revision: &str) -> String {
+    format!("{cluster}-{group}-{revision}")
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
 use crate::command::Command;
+use crate::container::Containers;
 use crate::deletes::Deletion;
 use crate::metrics::Metrics;
 use crate::record::JobRecord;
@@ -66,6 +67,8 @@ pub(crate) struct Actor {
     lost_workers: BTreeSet<(Timestamp, WorkerId)>,
     /// UIDs of pods that are gone: what signed in before and says its hello after is too late.
     gone_pods: workers::GonePods,
+    /// Failures that wait for the kubelet's word.
+    containers: Containers,
     cluster_changed: bool,
     cluster_published: Timestamp,
 }
@@ -87,6 +90,7 @@ impl Actor {
             waiting_deadlines: BTreeSet::new(),
             lost_workers: BTreeSet::new(),
             gone_pods: workers::GonePods::default(),
+            containers: Containers::default(),
             cluster_changed: true,
             cluster_published: Timestamp::default(),
         }
@@ -127,6 +131,7 @@ impl Actor {
             self.due_views.first().map(|(due, _)| *due),
             self.waiting_deadlines.first().map(|(due, _)| *due),
             self.lost_workers.first().map(|(due, _)| *due),
+            self.containers.next_due(),
             self.cluster_changed
                 .then_some(self.cluster_published + show::CLUSTER_INTERVAL),
         ];
@@ -143,6 +148,7 @@ impl Actor {
         }
         self.expire_waiting_jobs(now);
         self.forget_lost_workers(now);
+        self.judge_overdue_failures(now);
     }
 
     fn handle(&mut self, command: Command) {
@@ -153,6 +159,12 @@ impl Actor {
             Command::Forget { uid } => self.forget(&uid),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
             Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),
+            Command::AgentEnded { pod_name, pod_uid } => self.agent_ended(&pod_name, &pod_uid),
+            Command::ContainerEnded {
+                pod_uid,
+                container,
+                end,
+            } => self.container_ended(pod_uid, container, end),
             Command::Connect {
                 hello,
                 identity,

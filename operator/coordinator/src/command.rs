@@ -8,6 +8,7 @@ use tonic::Status;
 
 use crate::admission::JobRequest;
 use crate::catalogue::Backend;
+use crate::container::ContainerEnd;
 use crate::convert::{Hello, Report};
 use crate::error::AdmissionError;
 use crate::identity::Identity;
@@ -47,6 +48,15 @@ pub(crate) enum Command {
     PodGone {
         pod_name: Arc<str>,
         pod_uid: Arc<str>,
+    },
+    AgentEnded {
+        pod_name: Arc<str>,
+        pod_uid: Arc<str>,
+    },
+    ContainerEnded {
+        pod_uid: Arc<str>,
+        container: Arc<str>,
+        end: ContainerEnd,
     },
     Connect {
         hello: Box<Hello>,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{self, AdmissionLimits};
 use crate::command::Command;
 use crate::config::SHUTDOWN_TIMEOUT;
+use crate::container::ContainerEnd;
 use crate::error::{AdmissionError, CoordinatorError};
 use crate::sources::ClusterSources;
 use crate::view::{ClusterView, JobView, QueueDepth, WorkerView};
@@ -138,6 +139,33 @@ impl WorkerControl {
             .send(Command::PodGone {
                 pod_name: pod_name.into(),
                 pod_uid: pod_uid.into(),
+            })
+            .await;
+    }
+
+    /// Tells that the agent of a pod has ended, while the pod stays: attempts of an agent whose stream is broken run
+    /// elsewhere at once, without waiting for it to reconnect. An open stream is that of the next agent.
+    pub async fn agent_ended(&self, pod_name: &str, pod_uid: &str) {
+        let _ = self
+            .commands
+            .send(Command::AgentEnded {
+                pod_name: pod_name.into(),
+                pod_uid: pod_uid.into(),
+            })
+            .await;
+    }
+
+    /// Tells how the container of a backend ended, in the kubelet's words: `OOMKilled`, `Error`.
+    pub async fn container_ended(&self, pod_uid: &str, container: &str, reason: &str, exit_code: i32) {
+        let _ = self
+            .commands
+            .send(Command::ContainerEnded {
+                pod_uid: pod_uid.into(),
+                container: container.into(),
+                end: ContainerEnd {
+                    reason: reason.into(),
+                    exit_code,
+                },
             })
             .await;
     }

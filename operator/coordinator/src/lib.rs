@@ -9,6 +9,7 @@ mod admission;
 mod catalogue;
 mod command;
 mod config;
+mod container;
 mod convert;
 mod deletes;
 mod error;

@@ -33,8 +33,10 @@ pub(crate) struct JobRecord {
     /// What the concluding task found, with the names of the artifacts.
     pub(crate) proof: Option<ToldProof>,
     pub(crate) failed_attempts: u64,
-    /// A worker of which its last attempt was, by task.
-    workers: HashMap<TaskId, Arc<str>>,
+    /// The worker of a task's last attempt and that worker's group.
+    workers: HashMap<TaskId, (Arc<str>, Arc<str>)>,
+    /// Device time by worker group.
+    group_times: BTreeMap<Arc<str>, Duration>,
     views: Vec<Arc<TaskView>>,
     index: HashMap<TaskId, usize>,
     /// Tasks that changed since the last view.
@@ -88,6 +90,10 @@ pub(crate) fn early_view(
         energy_joules: 0.0,
         attempts: 0,
         failed_attempts: 0,
+        failures: 0,
+        infrastructure_failures: 0,
+        active: Duration::ZERO,
+        device_time_by_group: BTreeMap::new(),
         replans: 0,
     }
 }
@@ -107,6 +113,7 @@ impl JobRecord {
             proof: None,
             failed_attempts: 0,
             workers: HashMap::new(),
+            group_times: BTreeMap::new(),
             views: Vec::new(),
             index: HashMap::new(),
             changed: BTreeSet::new(),
@@ -132,9 +139,9 @@ impl JobRecord {
         self.changed.insert(task);
     }
 
-    /// An attempt of a task goes to this worker.
-    pub(crate) fn task_assigned(&mut self, task: TaskId, worker: Arc<str>) {
-        self.workers.insert(task, worker);
+    /// An attempt of a task goes to this worker of this group.
+    pub(crate) fn task_assigned(&mut self, task: TaskId, worker: Arc<str>, group: Arc<str>) {
+        self.workers.insert(task, (worker, group));
         self.task_changed(task);
     }
 
@@ -154,11 +161,25 @@ impl JobRecord {
         }
     }
 
+    /// What a task used since its last view is put to the group of its last worker.
+    fn count_device_time(&mut self, task: TaskId, total: Duration) {
+        let before = self
+            .index
+            .get(&task)
+            .map_or(Duration::ZERO, |position| self.views[*position].device_time);
+        if let Some((_, group)) = self.workers.get(&task)
+            && total > before
+        {
+            *self.group_times.entry(group.clone()).or_default() += total - before;
+        }
+    }
+
     fn refresh_tasks(&mut self, state: &State) {
         for task in std::mem::take(&mut self.changed) {
             // A task that the core has forgotten keeps its last view.
             let Some(told) = state.task(task) else { continue };
             let view = Arc::new(self.task_view(&told));
+            self.count_device_time(task, view.device_time);
             if told.state == CoreTaskState::Succeeded {
                 self.workers.remove(&task);
             }
@@ -176,7 +197,7 @@ impl JobRecord {
         let worker = self
             .workers
             .get(&told.task)
-            .cloned()
+            .map(|(worker, _)| worker.clone())
             .or_else(|| previous.and_then(|view| view.worker.clone()));
         let stage = match self.backend.task_types.get(&told.spec.task_type) {
             Some(task_type) => task_type.stage.clone(),
@@ -251,6 +272,10 @@ impl JobRecord {
             // What was fetched ahead and given back is no attempt: the core does not count it.
             attempts: self.views.iter().map(|task| u64::from(task.attempts)).sum(),
             failed_attempts: self.failed_attempts,
+            failures: told.failures,
+            infrastructure_failures: told.infrastructure_failures,
+            active: duration(told.active),
+            device_time_by_group: self.group_times.clone(),
             replans: told.replans,
             ..early_view(&self.request, told.submitted_at, words.phase, "", "")
         })

@@ -1,5 +1,6 @@
 //! What a coordinator shows of its jobs and workers: snapshots that are made a few times per second at most.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +95,14 @@ pub struct JobView {
     pub attempts: u64,
     /// Attempts that ended without a result.
     pub failed_attempts: u64,
+    /// Failures that count toward its retry limit.
+    pub failures: u32,
+    /// Losses of workers, which do not.
+    pub infrastructure_failures: u32,
+    /// From its start to its end or to the moment of this view, without the time in which it was suspended.
+    pub active: Duration,
+    /// Time on devices by the worker group of the last attempt of each task.
+    pub device_time_by_group: BTreeMap<Arc<str>, Duration>,
     /// Times that it was planned again with a smaller segment.
     pub replans: u32,
 }

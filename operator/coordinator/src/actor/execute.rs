@@ -266,12 +266,15 @@ impl Actor {
 
     fn task_changed(&mut self, job: JobId, task: TaskId, change: &TaskChange) {
         let worker = match change {
-            TaskChange::Assigned { worker, .. } => Some(self.worker_name(*worker)),
+            TaskChange::Assigned { worker, .. } => {
+                let group = self.workers.get(worker).map(|worker| worker.spec.group.clone());
+                Some((self.worker_name(*worker), group.unwrap_or_default()))
+            }
             _ => None,
         };
         if let Some(record) = self.jobs.get_mut(&job) {
             match worker {
-                Some(worker) => record.task_assigned(task, worker),
+                Some((worker, group)) => record.task_assigned(task, worker, group),
                 None => record.task_changed(task),
             }
             self.mark_changed(job);

@@ -7,6 +7,7 @@ use prover_core::{
     Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp,
     WorkerId, WorkerSpec,
 };
+use prover_crds::names::{CONTROL_SLOT, backend_container};
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::mpsc::error::TrySendError;
@@ -16,6 +17,7 @@ use tonic::Status;
 use super::{Actor, EPOCH};
 use crate::catalogue::Backend;
 use crate::command::Connected;
+use crate::container::{ContainerEnd, ContainerKey, Decision, HeldFailure, waits_for_container};
 use crate::convert::{self, Completion, Hello, Report};
 use crate::identity::Identity;
 use crate::session::{SessionHandle, envelope};
@@ -250,22 +252,39 @@ impl Actor {
         }
     }
 
-    pub(super) fn pod_gone(&mut self, pod_name: &str, pod_uid: &str) {
-        self.gone_pods.remember(pod_uid);
-        let gone = |identity: &Identity| match identity {
+    fn workers_of_pod(&self, pod_name: &str, pod_uid: &str) -> Vec<WorkerId> {
+        let of_pod = |identity: &Identity| match identity {
             Identity::Worker {
                 pod_name: name,
                 pod_uid: uid,
             } => **name == *pod_name && **uid == *pod_uid,
             Identity::LocalWorker | Identity::Operator => false,
         };
-        let workers: Vec<WorkerId> = self
-            .workers
+        self.workers
             .iter()
-            .filter(|(_, record)| gone(&record.identity))
+            .filter(|(_, record)| of_pod(&record.identity))
             .map(|(worker, _)| *worker)
-            .collect();
-        for worker in workers {
+            .collect()
+    }
+
+    /// Only a worker without a stream is taken for lost: where there is a stream, the kubelet has started the next
+    /// agent already, and that one must not be declared dead.
+    pub(super) fn agent_ended(&mut self, pod_name: &str, pod_uid: &str) {
+        for worker in self.workers_of_pod(pod_name, pod_uid) {
+            if self
+                .workers
+                .get(&worker)
+                .is_some_and(|record| record.session.is_none())
+            {
+                tracing::info!(%worker, name = %self.worker_name(worker), "the agent of a worker has ended");
+                self.remove_worker(worker);
+            }
+        }
+    }
+
+    pub(super) fn pod_gone(&mut self, pod_name: &str, pod_uid: &str) {
+        self.gone_pods.remember(pod_uid);
+        for worker in self.workers_of_pod(pod_name, pod_uid) {
             tracing::info!(%worker, name = %self.worker_name(worker), pod_uid, "the pod of a worker is gone");
             self.remove_worker(worker);
         }
@@ -364,8 +383,7 @@ impl Actor {
                 event,
             } => {
                 self.executed(attempt, execution);
-                self.failed(attempt, event);
-                self.acknowledge(worker, attempt, true);
+                self.failure_reported(worker, attempt, event);
             }
             Report::DeviceChanged {
                 device,
@@ -396,6 +414,55 @@ impl Actor {
         if let Some(record) = self.jobs.get_mut(&told.job) {
             record.execution = Some(execution);
             self.mark_changed(told.job);
+        }
+    }
+
+    /// A failure that the end of a container may explain waits for the kubelet's word about it.
+    fn failure_reported(&mut self, worker: WorkerId, attempt: AttemptId, event: Event) {
+        let key = waits_for_container(&event)
+            .then(|| self.container_of(worker, attempt))
+            .flatten();
+        let Some(key) = key else {
+            return self.judge_failure(worker, event);
+        };
+        let now = self.now();
+        match self.containers.failed(key, HeldFailure { worker, event }, now) {
+            Decision::Judge(event) => self.judge_failure(worker, event),
+            Decision::Hold => tracing::debug!(%worker, %attempt, "a failure waits for the kubelet's word"),
+        }
+    }
+
+    /// The container in which an attempt ran; none in local mode.
+    fn container_of(&self, worker: WorkerId, attempt: AttemptId) -> Option<ContainerKey> {
+        let record = self.workers.get(&worker)?;
+        let Identity::Worker { pod_uid, .. } = &record.identity else {
+            return None;
+        };
+        let slot = match self.state.attempt(attempt)?.device {
+            Some(device) => record.device_ids.get(usize::from(device.0))?,
+            None => CONTROL_SLOT,
+        };
+        Some((Arc::clone(pod_uid), backend_container(slot).into()))
+    }
+
+    fn judge_failure(&mut self, worker: WorkerId, event: Event) {
+        if let Event::AttemptFailed { attempt, .. } = &event {
+            let attempt = *attempt;
+            self.failed(attempt, event);
+            self.acknowledge(worker, attempt, true);
+        }
+    }
+
+    pub(super) fn container_ended(&mut self, pod_uid: Arc<str>, container: Arc<str>, end: ContainerEnd) {
+        let now = self.now();
+        for held in self.containers.ended(&(pod_uid, container), &end, now) {
+            self.judge_failure(held.worker, held.event);
+        }
+    }
+
+    pub(super) fn judge_overdue_failures(&mut self, now: Timestamp) {
+        while let Some(held) = self.containers.overdue(now) {
+            self.judge_failure(held.worker, held.event);
         }
     }
 
