@@ -56,6 +56,15 @@ reasons! {
     /// `spec.suspend` is false again.
     RESUMED = "Resumed";
 
+    /// The coordinator was restarted: the job begins again.
+    COORDINATOR_RESTARTED = "CoordinatorRestarted";
+    /// Attempts failed and are tried again.
+    ATTEMPTS_FAILED = "AttemptsFailed";
+    /// Attempts were lost with their workers and run elsewhere.
+    ATTEMPTS_LOST = "AttemptsLost";
+    /// What the job left in the store is deleted, but for what its user keeps.
+    ARTIFACTS_COLLECTED = "ArtifactsCollected";
+
     // ---- ProofJob: how it ended ----
 
     /// The proof is in the store and verified, or the program was executed where only that was asked for.
@@ -154,6 +163,13 @@ reasons! {
     OWNED_BY_OTHER = "OwnedByOther";
     /// The cluster is being deleted and waits for its unfinished jobs.
     UNFINISHED_JOBS = "UnfinishedJobs";
+
+    // ---- certificates ----
+
+    /// A certificate, its key or the bundle of authorities was gone or had been changed, and was made again.
+    CERTIFICATE_REPLACED = "CertificateReplaced";
+    /// The certificate authority of the cluster is being replaced by its successor.
+    AUTHORITY_ROTATED = "AuthorityRotated";
 
     // ---- lifetime ----
 

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::{Store, Writer, store};
 use kube::runtime::watcher::Event;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::metrics::Metrics;
 use crate::proof_job::{self, JobObject};
 use crate::watches::{Queue, Selection, key_of, watch_all, watch_objects};
-use crate::{Caches, ClusterKey};
+use crate::{Caches, ClusterKey, Settings};
 
 /// Whom changes wake.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +37,11 @@ pub struct Queues {
 /// The work of keeping a cache, to be polled for as long as the cache is read.
 pub type Filling = BoxFuture<'static, ()>;
 
-/// Caches over these namespaces (all where empty) and the work that keeps them.
+/// Caches over the namespaces that the operator may look at, and the work that keeps them.
 #[must_use]
-pub fn caches(client: &Client, namespaces: &[String], queues: &Queues, metrics: &Metrics) -> (Caches, Vec<Filling>) {
-    let builder = Builder { client, namespaces, queues, metrics: Arc::new(metrics.clone()) };
+pub fn caches(client: &Client, settings: &Settings, queues: &Queues, metrics: &Metrics) -> (Caches, Vec<Filling>) {
+    let namespaces = settings.watch_namespaces.as_slice();
+    let builder = Builder { client, settings, queues, metrics: Arc::new(metrics.clone()) };
     let mut filling = Vec::new();
     let caches = Caches {
         clusters: builder.clusters(&mut filling),
@@ -50,7 +51,7 @@ pub fn caches(client: &Client, namespaces: &[String], queues: &Queues, metrics: 
         pods: builder.pods(&mut filling),
         services: builder.metadata(&mut filling),
         config_maps: builder.metadata(&mut filling),
-        secrets: builder.metadata(&mut filling),
+        secrets: builder.secrets(&mut filling),
         service_accounts: builder.metadata(&mut filling),
         roles: builder.metadata(&mut filling),
         role_bindings: builder.metadata(&mut filling),
@@ -117,14 +118,14 @@ fn is_filled<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>) 
 
 struct Builder<'a> {
     client: &'a Client,
-    namespaces: &'a [String],
+    settings: &'a Settings,
     queues: &'a Queues,
     metrics: Arc<Metrics>,
 }
 
 impl Builder<'_> {
     fn selection(&self, labels: &str) -> Selection {
-        Selection { labels: labels.to_owned(), namespaces: self.namespaces.to_vec() }
+        Selection { labels: labels.to_owned(), namespaces: self.settings.watch_namespaces.clone() }
     }
 
     fn ours(&self) -> Selection {
@@ -172,6 +173,18 @@ impl Builder<'_> {
     fn pods(&self, filling: &mut Vec<Filling>) -> Store<Pod> {
         let (reader, writer) = store();
         filling.push(self.objects(self.selection(names::CLUSTER_LABEL), writer, trim_pod, self.wake_owner()));
+        reader
+    }
+
+    /// Those of clusters and, in the operator's own namespace, the keys of their authorities.
+    fn secrets(&self, filling: &mut Vec<Filling>) -> Store<PartialObjectMeta<Secret>> {
+        let (reader, writer) = store();
+        let mut selection = self.ours();
+        let own = &self.settings.namespace;
+        if !selection.namespaces.is_empty() && !selection.namespaces.contains(own) {
+            selection.namespaces.push(own.clone());
+        }
+        filling.push(self.objects(selection, writer, trim_metadata, self.wake_owner()));
         reader
     }
 

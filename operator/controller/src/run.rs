@@ -21,7 +21,7 @@ use crate::caches::{Queues, caches};
 use crate::drive::{Driver, Failure};
 use crate::leader::{Candidate, Lost};
 use crate::metrics::{ControllerName, Metrics};
-use crate::{Context, Settings, proof_job, scaling};
+use crate::{Context, Settings, certificates, proof_job, scaling};
 
 /// Between two looks whether the CRDs and the caches are there.
 const WAIT_PERIOD: Duration = Duration::from_secs(2);
@@ -107,7 +107,7 @@ pub async fn run(operator: Operator, stop: CancellationToken) -> Result<(), RunE
     }
 
     let queues = Queues::default();
-    let (caches, filling) = caches(&client, &settings.watch_namespaces, &queues, &metrics);
+    let (caches, filling) = caches(&client, &settings, &queues, &metrics);
     let mut parts = JoinSet::new();
     for fill in filling {
         parts.spawn(fill);
@@ -198,8 +198,15 @@ async fn reconcile_all(
     reconcile: ClusterReconcile,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let due = async {
+        tokio::select! {
+            () = certificates::wake_when_due(&context, &queues.clusters) => {}
+            () = stop.cancelled() => {}
+        }
+    };
     let all = async {
         tokio::join!(
+            due,
             reconcile_clusters(Arc::clone(&context), queues.clone(), reconcile, stop.clone()),
             proof_job::run(Arc::clone(&context), queues.clone(), stop.clone()),
             scaling::run(Arc::clone(&context), queues.clone(), stop.clone()),
