@@ -16,6 +16,9 @@ fi
 pack pause "$folder/images/pause" pause
 pack minio "$("$repository/e2e/tools/build-minio.sh")" usr/local/bin/minio
 pack coredns "$("$repository/e2e/tools/build-coredns.sh")" usr/local/bin/coredns
+# In a folder of its own: cluster-up must not wait for whoever builds in this checkout.
+programs=$(CARGO_TARGET_DIR=$cache/static "$repository/e2e/tools/build-static.sh" simulated-device-plugin)
+pack simulated-device-plugin "$programs/simulated-device-plugin" usr/local/bin/simulated-device-plugin
 archives=("$folder"/images/*.tar)
 for archive in "$repository"/target/images/*.tar; do
   [ -f "$archive" ] && archives+=("$archive")

@@ -27,7 +27,7 @@ render() {
 for manifest in "$here"/manifests/*.yaml; do
   render "$manifest" | kubectl apply --server-side --field-manager=cluster-up --force-conflicts -f - >/dev/null
 done
-for workload in kube-system/deployment/coredns minio/deployment/minio; do
+for workload in kube-system/deployment/coredns kube-system/daemonset/simulated-gpus minio/deployment/minio; do
   kubectl --namespace "${workload%%/*}" rollout status "${workload#*/}" --timeout=120s >/dev/null
 done
 

@@ -56,6 +56,15 @@ after=$(kubectl get all,secrets,configmaps --all-namespaces --output jsonpath='{
 
 check "logs of a pod" kubectl --namespace minio logs deployment/minio
 check "a command in a pod" kubectl --namespace minio exec deployment/minio -- /usr/local/bin/minio --version
+gpus_offered() { [ "$(kubectl get node "$node_name" --output jsonpath='{.status.allocatable.nvidia\.com/gpu}')" = "$1" ]; }
+eventually() { for _ in $(seq 300); do "$@" && return; sleep 0.1; done; return 1; }
+check "simulated GPUs are offered" eventually gpus_offered "$gpus"
+echo SIMULATED-0 | in_node tee /var/lib/kubelet/device-plugins/simulated-unhealthy >/dev/null
+check "an unhealthy GPU is offered no more" eventually gpus_offered $((gpus - 1))
+in_node rm /var/lib/kubelet/device-plugins/simulated-unhealthy
+check "a healthy one is offered again" eventually gpus_offered "$gpus"
+"$here/component.sh" restart kubelet
+check "simulated GPUs survive a restart of the kubelet" eventually gpus_offered "$gpus"
 # Tokens can be requested, and verified against keys that the cluster publishes to its ServiceAccounts.
 token=$(kubectl create token default --audience proving.rs/workers/test/test)
 [ "$(cut -d. -f1 <<<"$token" | base64 --decode 2>/dev/null | grep -c RS256)" = 1 ] || fail "no RS256 token: $token"
