@@ -21,6 +21,8 @@ pub const SUCCEEDED: &str = "Succeeded";
 pub const FAILED: &str = "Failed";
 /// The user stopped the job.
 pub const CANCELLED: &str = "Cancelled";
+/// Of a job that is being deleted: what it left in the store is deleted, so its object may go.
+pub const ARTIFACTS_COLLECTED: &str = "ArtifactsCollected";
 
 // ---- types of a ProverCluster ----
 

@@ -1,5 +1,6 @@
 //! The binary `prover-operator`. Owns its command line; each subcommand is a crate or a module of its own.
 
+mod coordinator;
 mod crds;
 
 use std::process::ExitCode;
@@ -19,12 +20,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Schedule the tasks of one ProverCluster
+    Coordinator(Box<coordinator::Arguments>),
     /// Write the CustomResourceDefinitions as YAML, or check that the files are up to date
     Crds(crds::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Coordinator(arguments) => coordinator::main(*arguments),
         Command::Crds(arguments) => crds::run(&arguments),
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct Job {
     pub(crate) device_microseconds: u64,
     pub(crate) energy_millijoules: u64,
     pub(crate) phase: JobPhase,
+    /// Its ready tasks count as waiting work.
+    pub(crate) counted: bool,
 
     // The rest.
     pub(crate) uid: Arc<str>,
@@ -311,10 +313,31 @@ impl State {
     pub(crate) fn set_phase(&mut self, job: u32, phase: JobPhase, out: &mut Vec<Action>) {
         if self.jobs[job].phase != phase {
             self.jobs[job].phase = phase.clone();
+            self.recount_ready(job);
             out.push(Action::JobChanged {
                 job: self.job_id(job),
                 phase,
             });
+        }
+    }
+
+    /// Ready tasks count as waiting work only while their job may run: nobody buys machines for a suspended one.
+    fn recount_ready(&mut self, job: u32) {
+        let counted = self.jobs[job].may_run();
+        if std::mem::replace(&mut self.jobs[job].counted, counted) == counted || self.jobs[job].ready == 0 {
+            return;
+        }
+        for task in &self.jobs[job].tasks {
+            let entry = &self.tasks[*task];
+            if entry.stage != Stage::Ready {
+                continue;
+            }
+            let kind = &mut self.types.entries[entry.kind as usize];
+            if counted {
+                kind.add_ready(entry.class);
+            } else {
+                kind.remove_ready(entry.class);
+            }
         }
     }
 
@@ -402,7 +425,10 @@ impl State {
         self.wait_leave(job);
         self.cancel_deadline_timers(job);
         self.jobs[job].finished_at = Some(self.now);
-        self.jobs[job].active_since = None;
+        if let Some(since) = self.jobs[job].active_since.take() {
+            let active = self.now - since;
+            self.jobs[job].active_before.0 += active.0;
+        }
         self.set_phase(job, phase, out);
         self.republish(job);
         for at in 0..self.jobs[job].tasks.len() {
@@ -508,6 +534,7 @@ fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Ti
         uid: spec.uid.clone(),
         tenant,
         policy: spec.policy,
+        counted: !spec.policy.suspended,
         phase: if spec.policy.suspended {
             JobPhase::Suspended
         } else {

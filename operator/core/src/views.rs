@@ -12,6 +12,7 @@ use crate::model::{
 use crate::slab::NONE;
 use crate::state::State;
 use crate::tasks::Stage;
+use crate::workers::Worker;
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,8 @@ pub struct JobView<'a> {
     pub failures: u32,
     /// Losses of workers, counted toward the infrastructure limit.
     pub infrastructure_failures: u32,
+    /// How long it was active: from its start to its end or to now, without the time in which it was suspended.
+    pub active: Milliseconds,
     /// Tasks of the current plan.
     pub tasks: usize,
     /// Attempts that hold a lease.
@@ -155,6 +158,18 @@ pub struct AttemptView {
     pub started_at: Option<Timestamp>,
 }
 
+/// What a worker has to say about an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// The attempt was given to it. Whether its lease still holds is judged with what it says: the first valid result
+    /// counts, even late.
+    Given,
+    /// The attempt is another worker's: nothing that this one says about it may count.
+    Foreign,
+    /// Nothing is known of the attempt: it never was, or its job was forgotten.
+    Unknown,
+}
+
 /// A worker.
 #[derive(Clone, Debug)]
 pub struct WorkerView<'a> {
@@ -168,6 +183,14 @@ pub struct WorkerView<'a> {
     pub alive: bool,
     /// Whether it takes nothing new.
     pub draining: bool,
+    /// Whether the shell wants it to leave.
+    pub leaving: bool,
+    /// Devices that are out of order.
+    pub failed_devices: usize,
+    /// Tasks that it holds the lease of, on devices or fetched ahead.
+    pub device_tasks: u64,
+    /// Estimated device time of those tasks, less what they have run.
+    pub device_time_left: Milliseconds,
     /// Attempts with a slot or host memory.
     pub running: usize,
     /// Attempts fetched ahead.
@@ -208,7 +231,7 @@ pub struct QueueDepth {
     pub backend: BackendVersion,
     /// Kind of device.
     pub device_class: DeviceClass,
-    /// Tasks that are ready.
+    /// Tasks that are ready, without those of suspended jobs.
     pub waiting: u64,
     /// Estimated device time of the tasks that are ready.
     pub waiting_device_time: Milliseconds,
@@ -235,6 +258,9 @@ impl State {
             epoch: entry.epoch,
             failures: entry.failures,
             infrastructure_failures: entry.infrastructure_failures,
+            active: Milliseconds(
+                entry.active_before.0 + entry.active_since.map_or(0, |since| (self.now - since).0),
+            ),
             tasks: entry.planned,
             attempts_running: entry.active,
             device_time: Milliseconds(entry.device_microseconds / 1000),
@@ -396,6 +422,15 @@ impl State {
             .map(|index| self.attempt_view(index))
     }
 
+    /// Whether a worker may report about an attempt and call for it.
+    pub fn standing(&self, worker: WorkerId, attempt: AttemptId) -> Standing {
+        match self.attempts.find(attempt.0) {
+            Some(index) if self.attempts[index].worker_id == worker => Standing::Given,
+            Some(_) => Standing::Foreign,
+            None => Standing::Unknown,
+        }
+    }
+
     fn worker_view(&self, index: u32) -> WorkerView<'_> {
         let entry = &self.workers[index];
         let devices = || entry.devices.iter();
@@ -405,6 +440,14 @@ impl State {
             connected: entry.connected,
             alive: entry.alive,
             draining: entry.draining,
+            leaving: entry.leaving,
+            failed_devices: devices().filter(|device| !device.usable).count(),
+            device_tasks: self.device_attempts(entry).count() as u64,
+            device_time_left: Milliseconds(
+                self.device_attempts(entry)
+                    .map(|attempt| self.time_left(attempt).0)
+                    .sum(),
+            ),
             running: entry.control.len()
                 + devices()
                     .map(|d| d.running.len() + d.leaving.len())
@@ -442,8 +485,9 @@ impl State {
             .collect()
     }
 
-    /// Work of the device lane that waits and runs, per backend version and device class, from the measured times
-    /// of each task type, else from its submitter's estimate.
+    /// Work of the device lane that waits and runs, per backend version and device class. A task counts with the mean
+    /// of the times that were measured for its type on this backend version; before the first measurement with its
+    /// submitter's estimate, and with one second where there is none.
     pub fn queue_depth(&self) -> Vec<QueueDepth> {
         let mut depths: BTreeMap<(BackendVersion, DeviceClass), QueueDepth> = BTreeMap::new();
         let mut depth_of =
@@ -473,22 +517,55 @@ impl State {
             });
         }
         for (_, worker) in self.workers.iter() {
-            for attempt in worker
-                .devices
-                .iter()
-                .flat_map(|d| d.running.iter().chain(d.leaving.iter()).chain(d.ahead.iter()))
-            {
-                let entry = &self.attempts[*attempt];
-                if entry.lease != Lease::Held {
-                    continue;
-                }
-                let kind = &self.types.entries[self.tasks[entry.task].kind as usize];
-                let run = entry.started_at.map_or(0, |start| (self.now - start).0);
+            for attempt in self.device_attempts(worker) {
+                let kind = &self.types.entries[self.tasks[self.attempts[attempt].task].kind as usize];
+                let left = self.time_left(attempt);
                 depth_of(&kind.requirements.0, kind.requirements.1, &mut |depth| {
-                    depth.running_device_time.0 += (kind.mean_microseconds / 1000).saturating_sub(run);
+                    depth.running_device_time.0 += left.0;
                 });
             }
         }
         depths.into_values().collect()
+    }
+
+    /// Work of the device lane that is ready and that an empty worker of this kind could take: tasks, and their
+    /// estimated device time. Tasks of suspended jobs are left out.
+    pub fn waiting_for(&self, spec: &WorkerSpec) -> (u64, Milliseconds) {
+        let fits: u64 = (0..self.classes.entries.len())
+            .filter(|class| self.classes.fits(*class as u8, spec, |_| true))
+            .fold(0, |mask, class| mask | 1 << class);
+        let (mut tasks, mut microseconds) = (0u64, 0u64);
+        for kind in &self.types.entries {
+            if kind.ready == 0 || kind.requirements.2 != Lane::Device {
+                continue;
+            }
+            let waiting: u64 = kind
+                .ready_by_class
+                .iter()
+                .filter(|(class, _)| fits & (1 << class) != 0)
+                .map(|(_, ready)| *ready)
+                .sum();
+            tasks += waiting;
+            microseconds = microseconds.saturating_add(waiting.saturating_mul(kind.mean_microseconds));
+        }
+        (tasks, Milliseconds(microseconds / 1000))
+    }
+
+    /// Attempts that hold the lease of a task of the device lane on this worker.
+    fn device_attempts<'a>(&'a self, worker: &'a Worker) -> impl Iterator<Item = u32> + 'a {
+        let attempts = worker
+            .devices
+            .iter()
+            .flat_map(|d| d.running.iter().chain(d.leaving.iter()).chain(d.ahead.iter()))
+            .copied();
+        attempts.filter(|attempt| self.attempts[*attempt].lease == Lease::Held)
+    }
+
+    /// Estimated device time of an attempt, less what it has run.
+    fn time_left(&self, attempt: u32) -> Milliseconds {
+        let entry = &self.attempts[attempt];
+        let kind = &self.types.entries[self.tasks[entry.task].kind as usize];
+        let run = entry.started_at.map_or(0, |start| (self.now - start).0);
+        Milliseconds((kind.mean_microseconds / 1000).saturating_sub(run))
     }
 }

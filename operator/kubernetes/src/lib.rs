@@ -4,6 +4,17 @@
 //! and sources that only a cluster has (ConfigMaps, Secrets, web servers, foreign buckets). Does not own
 //! scheduling (`prover-core`), admission (`prover-coordinator`), nor objects other than the status of ProofJobs.
 
+mod cluster;
+mod collect;
+mod events;
 pub mod identity;
+mod jobs;
+mod metrics;
 pub mod pods;
+mod start;
+mod status;
 pub mod tls;
+mod write_plan;
+mod writer;
+
+pub use start::{Access, Addresses, ConnectError, Settings, StartError, connect, run};

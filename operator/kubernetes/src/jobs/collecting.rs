@@ -1,0 +1,144 @@
+//! Collecting what deleted jobs left in the store, and telling that it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::Api;
+use prover_coordinator::Milliseconds;
+use prover_crds::conditions::{self, Conditions};
+use prover_crds::{JobDefaults, ProofJob, ProofJobStatus, reasons};
+
+use super::entry::{Job, Stage};
+use super::sightings::own_part;
+use super::{Jobs, PARALLEL_SWEEPS};
+use crate::collect::{job_prefix, kept, sweep};
+use crate::status;
+use crate::writer::JobName;
+
+/// Between two tries to collect the artifacts of a job.
+const RETRY: Milliseconds = Milliseconds(5_000);
+/// Longest time that reading one object may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How a collection ended.
+#[derive(Debug)]
+pub(super) struct Swept {
+    name: JobName,
+    result: Result<Collected, String>,
+}
+
+#[derive(Debug)]
+struct Collected {
+    objects: u64,
+    /// As the API server has it, where it had to be read.
+    status: Option<ProofJobStatus>,
+}
+
+impl Jobs {
+    /// The object of a job that had ended before is being deleted.
+    pub(super) fn collect_done(&mut self, name: &JobName, object: &ProofJob) {
+        self.done.remove(name);
+        let now = self.now();
+        let mut job = Job::new(object, &JobDefaults::default(), now);
+        job.stage = Stage::Collecting { keep: None };
+        self.jobs.insert(name.clone(), job);
+        self.sweep_queue.insert(name.clone());
+    }
+
+    pub(super) fn start_sweeps(&mut self) {
+        while self.sweeps.len() < PARALLEL_SWEEPS {
+            let Some(name) = self.sweep_queue.pop_first() else {
+                return;
+            };
+            let Some(Job {
+                stage: Stage::Collecting { keep },
+                ..
+            }) = self.jobs.get(&name)
+            else {
+                continue;
+            };
+            let (keep, client) = (keep.clone(), self.parts.client.clone());
+            let (store, uri) = (Arc::clone(&self.parts.store), self.parts.store_uri.clone());
+            self.sweeps.push(Box::pin(async move {
+                let collect = async {
+                    let (keep, status) = match keep {
+                        Some(keep) => (keep, None),
+                        None => {
+                            let status = read_status(client, &name).await?;
+                            // Without its status nobody knows what its user keeps.
+                            let Some(status) = status else {
+                                return Ok(Collected {
+                                    objects: 0,
+                                    status: None,
+                                });
+                            };
+                            (kept(&status, &uri), Some(status))
+                        }
+                    };
+                    let prefix = job_prefix("", &name.uid).map_err(|error| error.to_string())?;
+                    let objects = sweep(store, prefix, keep)
+                        .await
+                        .map_err(|error| error.to_string())?;
+                    Ok(Collected { objects, status })
+                };
+                let result = collect.await;
+                Swept { name, result }
+            }));
+        }
+    }
+
+    pub(super) fn swept(&mut self, swept: Swept) {
+        let Swept { name, result } = swept;
+        let now = self.now();
+        let Some(job) = self.jobs.get_mut(&name) else {
+            return;
+        };
+        let collected = match result {
+            Ok(collected) => collected,
+            Err(error) => {
+                tracing::warn!(
+                    namespace = %name.namespace, name = %name.name, error,
+                    "the artifacts of a deleted job could not be collected and are tried again"
+                );
+                self.set_timer(&name, now + RETRY);
+                return;
+            }
+        };
+        tracing::info!(
+            namespace = %name.namespace, name = %name.name, objects = collected.objects,
+            "the artifacts of a deleted job are collected"
+        );
+        if job.gone {
+            self.remove(&name);
+            return;
+        }
+        job.stage = Stage::Collected;
+        let generation = job.generation;
+        if let Some(status) = &collected.status {
+            self.writer.known(&name, own_part(Some(status)));
+        }
+        let Some(latest) = self.writer.latest(&name) else {
+            self.remove(&name);
+            return;
+        };
+        let mut status = (*latest).clone();
+        Conditions::new(&mut status.conditions, generation, status::time(now)).set(
+            conditions::ARTIFACTS_COLLECTED,
+            true,
+            reasons::ARTIFACTS_COLLECTED,
+            "what the job left in the artifact store is deleted, but for its proof and its public values",
+        );
+        self.writer.want(&name, status, now);
+    }
+}
+
+/// The status as the API server has it; none where the object is gone.
+async fn read_status(client: kube::Client, name: &JobName) -> Result<Option<ProofJobStatus>, String> {
+    let api: Api<ProofJob> = Api::namespaced(client, &name.namespace);
+    let found = tokio::time::timeout(FETCH_TIMEOUT, api.get_opt(&name.name))
+        .await
+        .map_err(|_| format!("the API server did not answer within {FETCH_TIMEOUT:?}"))?
+        .map_err(|error| error.to_string())?;
+    let found = found.filter(|object| object.metadata.uid.as_deref() == Some(&*name.uid));
+    Ok(found.map(|object| object.status.unwrap_or_default()))
+}
