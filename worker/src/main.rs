@@ -1,14 +1,16 @@
 //! `prover-worker`: the process of a worker. Owns arguments, signals, logging and the probes; all else is the
 //! agent's.
 
+mod install;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use prover_agent::{Agent, AgentConfig, Connection, Departure, DeviceKind, Host, Leave};
+use prover_agent::{Agent, AgentConfig, BackendPlace, Departure, DeviceKind, Host, Leave};
 use prover_runtime::{LoggingArguments, Observation};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -30,7 +32,7 @@ const EXIT_AT_ONCE: u8 = 130;
 )]
 struct Arguments {
     #[command(subcommand)]
-    internal: Option<Internal>,
+    command: Option<Command>,
     #[command(flatten)]
     worker: Option<WorkerArguments>,
     #[command(flatten)]
@@ -38,7 +40,16 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-enum Internal {
+enum Command {
+    /// Copies the programs that run in backends' containers into a folder that those containers share.
+    InstallTools {
+        /// Folder to copy to; made if missing.
+        #[arg(long)]
+        to: PathBuf,
+        /// Folder that has them [default: that of prover-worker itself].
+        #[arg(long)]
+        from: Option<PathBuf>,
+    },
     /// Becomes a child that dies with its parent. For the worker's own use.
     #[command(hide = true)]
     LaunchChild {
@@ -53,9 +64,18 @@ enum Internal {
 
 #[derive(clap::Args)]
 struct WorkerArguments {
-    /// Address of the coordinator, such as http://127.0.0.1:7000.
+    /// Address of the coordinator, such as https://coordinator:7000; http:// only on this machine.
     #[arg(long, env = "PROVER_COORDINATOR")]
     coordinator: String,
+    /// File with the authorities that sign the coordinator's certificate (PEM); read again at every connect.
+    #[arg(long, env = "PROVER_COORDINATOR_CA_FILE")]
+    coordinator_ca_file: Option<PathBuf>,
+    /// Name that the coordinator's certificate is made out to [default: the name in the address].
+    #[arg(long, env = "PROVER_COORDINATOR_SERVER_NAME")]
+    coordinator_server_name: Option<String>,
+    /// Allow http:// to other machines: whoever sees the traffic has the token.
+    #[arg(long, env = "PROVER_INSECURE_COORDINATOR")]
+    insecure_coordinator: bool,
     /// File with the bearer token for the coordinator; read again at every connect.
     #[arg(long, env = "PROVER_TOKEN_FILE")]
     token_file: PathBuf,
@@ -74,9 +94,20 @@ struct WorkerArguments {
     /// Bytes that inputs may take in the work directory [default: what is free there at the start].
     #[arg(long, env = "PROVER_WORK_DIRECTORY_BYTES")]
     work_directory_bytes: Option<u64>,
-    /// Program of the backend.
-    #[arg(long, env = "PROVER_BACKEND_COMMAND")]
-    backend_command: PathBuf,
+    /// Program of the backend, started by this worker.
+    #[arg(
+        long,
+        env = "PROVER_BACKEND_COMMAND",
+        required_unless_present = "backend_sockets"
+    )]
+    backend_command: Option<PathBuf>,
+    /// Folder for sockets to backends in containers of their own: <slot>.sock for each device and for planners.
+    #[arg(long, env = "PROVER_BACKEND_SOCKETS", conflicts_with = "backend_command")]
+    backend_sockets: Option<PathBuf>,
+    /// Name of an environment variable that the backend's processes get, too; may be given several times. Usual ones
+    /// of provers are passed on anyway (PATH, HOME, CUDA_*, RISC0_*, ...), all others are not.
+    #[arg(long, env = "PROVER_BACKEND_ENV", value_delimiter = ',', value_name = "NAME")]
+    backend_env: Vec<String>,
     /// Number of devices; each gets a backend process.
     #[arg(long, env = "PROVER_DEVICES", default_value_t = 1)]
     devices: u16,
@@ -117,8 +148,10 @@ impl Failure {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Internal::LaunchChild { parent, command }) = arguments.internal {
-        return launch(parent, &command);
+    match arguments.command {
+        Some(Command::LaunchChild { parent, command }) => return launch(parent, &command),
+        Some(Command::InstallTools { to, from }) => return install(from, &to),
+        None => {}
     }
     let Some(worker) = arguments.worker else {
         eprintln!("prover-worker: arguments are missing; see prover-worker --help");
@@ -141,6 +174,16 @@ fn launch(parent: u32, command: &[OsString]) -> ExitCode {
     let error = prover_agent::launch::become_child(parent, program, arguments);
     eprintln!("{error}");
     ExitCode::from(EXIT_FAILED)
+}
+
+fn install(from: Option<PathBuf>, to: &Path) -> ExitCode {
+    match install::install_tools(from, to) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("prover-worker: {error}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
 }
 
 fn start(worker: WorkerArguments, logging: &LoggingArguments) -> Result<(), Failure> {
@@ -173,7 +216,9 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
     let agent = agent.map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, &error))?;
     let (leave, asked) = watch::channel(Leave::Stay);
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut connection = agent.connection();
+    // From now on it serves. Neither a lost coordinator nor a broken device changes that: pods that are not ready
+    // are the first to be deleted.
+    observation.set_ready(true);
     let running = agent.run(asked);
     tokio::pin!(running);
     let ended = loop {
@@ -184,13 +229,6 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
                     return Err(Failure::new(EXIT_AT_ONCE, &"ended at once by a second signal"));
                 }
                 leave.send_replace(Leave::Drain);
-            }
-            Ok(()) = connection.changed() => {
-                // Ready once it has been welcomed, and never unready again by a lost coordinator: pods that are
-                // not ready are the first to be deleted.
-                if matches!(*connection.borrow_and_update(), Connection::Welcomed { .. }) {
-                    observation.set_ready(true);
-                }
             }
         }
     };
@@ -219,16 +257,28 @@ fn config(worker: WorkerArguments) -> Result<AgentConfig, Failure> {
             &format!("could not find the worker's own program: {error}"),
         )
     })?;
+    let backend = match (worker.backend_command, worker.backend_sockets) {
+        (Some(program), None) => BackendPlace::Command(program),
+        (None, Some(directory)) => BackendPlace::Sockets(directory),
+        (None, None) | (Some(_), Some(_)) => {
+            let message = "write either --backend-command or --backend-sockets";
+            return Err(Failure::new(EXIT_BAD_ARGUMENT, &message));
+        }
+    };
     Ok(AgentConfig {
+        backend,
         coordinator: worker.coordinator,
+        coordinator_ca_file: worker.coordinator_ca_file,
+        coordinator_server_name: worker.coordinator_server_name,
+        insecure_coordinator: worker.insecure_coordinator,
         token_file: worker.token_file,
         worker_id: worker.worker_id,
         worker_group: worker.worker_group,
         store: worker.store,
         work_directory: worker.work_directory,
         work_directory_bytes: worker.work_directory_bytes,
-        backend_command: worker.backend_command,
         launcher: vec![own.into_os_string(), "launch-child".into()],
+        passed_on: worker.backend_env,
         environment: Vec::new(),
         devices: worker.devices,
         device_kind: match worker.device_class {

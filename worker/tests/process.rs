@@ -34,7 +34,7 @@ impl Worker {
             ("--store", config.store.clone()),
             ("--host-memory", "1000000000".to_owned()),
             ("--work-directory", config.work_directory.display().to_string()),
-            ("--backend-command", config.backend_command.display().to_string()),
+            ("--backend-command", bench.program().display().to_string()),
         ]);
         arguments.extend(more.chunks(2).map(|pair| (pair[0], pair[1].to_owned())));
         let log = bench.path("worker.log");
@@ -189,7 +189,7 @@ async fn a_killed_worker_takes_a_child_with_it_that_does_not_listen_to_anybody()
     let text = format!("#!/bin/sh\necho -n $$ > {part} && mv {part} {process}\nexec sleep 300\n");
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    bench.config.backend_command = script;
+    bench.config.backend = prover_agent::BackendPlace::Command(script);
     let mut worker = Worker::start(&bench, &[]);
     let child = bench.process_id("pid").await;
     worker.signal(Signal::KILL);
@@ -198,7 +198,7 @@ async fn a_killed_worker_takes_a_child_with_it_that_does_not_listen_to_anybody()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_metrics_are_served_and_a_welcomed_worker_is_ready() {
+async fn probes_and_metrics_are_served_and_readiness_does_not_wait_for_a_welcome() {
     let mut bench = Bench::mk().await;
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -207,12 +207,15 @@ async fn probes_and_metrics_are_served_and_a_welcomed_worker_is_ready() {
     let mut worker = Worker::start(&bench, &["--metrics-address", &port.to_string()]);
     let session = bench.coordinator.session().await;
     assert!(fetch(port, "/healthz").await.contains("200 OK"));
-    assert!(fetch(port, "/readyz").await.contains("503"), "not welcomed yet");
+    assert!(
+        fetch(port, "/readyz").await.contains("200 OK"),
+        "not welcomed yet"
+    );
+    assert!(fetch(port, "/metrics").await.contains("prover_agent_connected 0"));
     session.welcome(1, &[]).await;
-    let ready = async { while !fetch(port, "/readyz").await.contains("200 OK") {} };
-    within("readiness", ready).await;
+    let connected = async { while !fetch(port, "/metrics").await.contains("prover_agent_connected 1") {} };
+    within("the connection", connected).await;
     let metrics = fetch(port, "/metrics").await;
-    assert!(metrics.contains("prover_agent_connected 1"), "{metrics}");
     assert!(
         metrics.contains("prover_agent_children_started_total{device=\"cpu-0\"} 1"),
         "{metrics}"
@@ -266,7 +269,7 @@ async fn a_backend_that_never_starts_ends_the_worker_with_1_and_the_backends_wor
     let script = bench.path("backend.sh");
     std::fs::write(&script, "#!/bin/sh\necho no such device >&2\nexit 4\n").unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    bench.config.backend_command = script;
+    bench.config.backend = prover_agent::BackendPlace::Command(script);
     let mut worker = Worker::start(&bench, &[]);
     assert_eq!(worker.ended().await.code(), Some(1), "{}", worker.log());
     assert!(worker.log().contains("no such device"), "{}", worker.log());

@@ -3,7 +3,7 @@
 use crate::protocol::{
     Answer, Artifact, Assign, AttemptFailed, AttemptProgress, AttemptStarted, AttemptStopped,
     AttemptSucceeded, Call, ChannelMessage, CompletionAcknowledged, CoordinatorMessage, DeviceChanged, Drain,
-    Draining, Heartbeat, HeartbeatAnswer, Recall, RecallAnswer, StopAttempt, TaskResult, Welcome,
+    Draining, Heartbeat, HeartbeatAnswer, NotLeader, Recall, RecallAnswer, StopAttempt, TaskResult, Welcome,
     WorkerHello, WorkerMessage, coordinator_message, worker_message,
 };
 use crate::validate::WireError;
@@ -83,6 +83,7 @@ envelope!(CoordinatorMessage, coordinator_message:
     ChannelMessage => ChannelMessage,
     HeartbeatAnswer => Heartbeat,
     Drain => Drain,
+    NotLeader => NotLeader,
 );
 
 #[cfg(test)]

@@ -478,6 +478,7 @@ impl Validate for CoordinatorMessage {
             Message::ChannelMessage(message) => message.validate(),
             Message::Heartbeat(_) => Ok(()),
             Message::Drain(drain) => text("drain.reason", &drain.reason),
+            Message::NotLeader(other) => name("not_leader.address", &other.address),
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
 use crate::calls::Calls;
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, BackendPlace};
 use crate::error::AgentError;
 use crate::event::{Event, Held, Outgoing};
 use crate::host::Host;
@@ -114,7 +114,10 @@ impl Agent {
         let (connection_sender, connection) = watch::channel(Connection::NotYet);
         let (held, host, session_stop) = (Held::default(), Host::detect(), CancellationToken::new());
         let session = Session {
-            address: config.coordinator.clone(),
+            connector: config.connector().map_err(|error| AgentError::Configure {
+                what: "--coordinator",
+                problem: error.to_string(),
+            })?,
             token_file: config.token_file.clone(),
             events: events.clone(),
             held: held.clone(),
@@ -161,8 +164,14 @@ impl Agent {
     /// No child can be started on any device, or a part of the agent fails.
     pub async fn run(mut self, mut leave: watch::Receiver<Leave>) -> Result<Departure, AgentError> {
         let mut events = self.queue.take().ok_or(AgentError::PartEnded { part: "queue" })?;
-        for slot in 0..self.config.devices.into() {
-            self.start_supervisor(slot)?;
+        let slots = match &self.config.backend {
+            // The planner's child is started with its first attempt.
+            BackendPlace::Command(_) => self.config.devices.into(),
+            // Its container runs already: the first planner need not wait.
+            BackendPlace::Sockets(_) => self.slots.len(),
+        };
+        for slot in 0..slots {
+            self.start_keeper(slot)?;
         }
         let departure = self.serve(&mut events, &mut leave).await;
         self.end(events).await;
@@ -278,14 +287,14 @@ impl Agent {
         for attempt in self.attempts.values() {
             attempt.cancel.cancel();
         }
-        let supervisors: Vec<_> = self
+        let keepers: Vec<_> = self
             .slots
             .iter_mut()
-            .filter_map(|slot| slot.supervisor.take())
+            .filter_map(|slot| slot.keeper.take())
             .collect();
-        let ended = futures::future::join_all(supervisors);
+        let ended = futures::future::join_all(keepers);
         tokio::pin!(ended);
-        // Supervisors and session tell their last news: the queue must not fill up.
+        // Keepers and session tell their last news: the queue must not fill up.
         loop {
             tokio::select! {
                 _ = &mut ended => break,

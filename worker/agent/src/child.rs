@@ -1,20 +1,20 @@
 //! The child of a slot: a backend process for one device (or for the control lane), kept running.
 //!
 //! Owns the process and its session: start, restart with backoff, hang detection, judging its end. Does not own
-//! what runs in it: attempts are the agent's.
+//! what runs in it: attempts are the agent's. Who starts the process is a detail of its [`Runner`]: the agent itself
+//! in local mode, a supervisor in a container of its own in a pod.
 
 mod ending;
+mod local;
 mod output;
+mod runner;
+mod supervised;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prover_backend::protocol::{BackendDescription, Device, Shutdown};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::process::Child;
+use prover_backend::protocol::{BackendDescription, Shutdown};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,15 +22,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::event::{ChildNews, Commands, Event};
-use crate::host::{Host, OutOfMemoryKills};
-use crate::launch::Starter;
+use crate::host::OutOfMemoryKills;
 use crate::limits::{
-    CLOSE_WITHIN, FAILED_STARTS, HANG_CONFIRMATION, HELLO_WITHIN, REAP_WITHIN, RESTART_FIRST,
+    ABSENT_AFTER, CLOSE_WITHIN, FAILED_STARTS, HANG_CONFIRMATION, HELLO_WITHIN, REAP_WITHIN, RESTART_FIRST,
     RESTART_LONGEST, SAMPLE_EVERY, SHUTDOWN_WITHIN,
 };
 pub(crate) use ending::{ChildEnd, Killed};
 use ending::{Evidence, judge};
-use output::LastLines;
+pub(crate) use local::{LocalRunner, LocalSettings};
+pub(crate) use runner::{Meter, Runner};
+use runner::{ProcessEnd, Started};
+pub(crate) use supervised::{SupervisedRunner, Supervision};
 
 /// Environment variable that names the device that a child serves.
 pub const DEVICE_VARIABLE: &str = "PROVER_DEVICE";
@@ -38,16 +40,6 @@ pub const DEVICE_VARIABLE: &str = "PROVER_DEVICE";
 /// Samples of the out-of-memory counters that are kept: the oldest one is what an end is compared with, since the
 /// newest may have been taken between the kill and its notice.
 const KEPT_SAMPLES: usize = 3;
-
-/// How a child is started.
-#[derive(Clone, Debug)]
-pub(crate) struct ChildSettings {
-    pub(crate) program: PathBuf,
-    pub(crate) launcher: Vec<OsString>,
-    pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) socket: PathBuf,
-    pub(crate) device: Device,
-}
 
 /// A session that a child has opened.
 #[derive(Debug)]
@@ -77,12 +69,10 @@ impl LastHeard {
 }
 
 /// Keeps the child of one slot running.
-#[derive(Debug)]
-pub(crate) struct Supervisor {
+pub(crate) struct Keeper {
     pub(crate) slot: usize,
-    pub(crate) settings: ChildSettings,
-    pub(crate) starter: Starter,
-    pub(crate) host: Host,
+    pub(crate) device_id: String,
+    pub(crate) runner: Box<dyn Runner>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) opened: mpsc::Receiver<Opened>,
     pub(crate) heard: LastHeard,
@@ -92,13 +82,11 @@ pub(crate) struct Supervisor {
     pub(crate) stop: CancellationToken,
 }
 
-/// A process that runs, with what was seen of it.
-struct Running {
-    child: Child,
+/// What was seen of a process that runs.
+struct Seen {
     process: u32,
-    lines: LastLines,
-    readers: Vec<JoinHandle<()>>,
-    samples: std::collections::VecDeque<OutOfMemoryKills>,
+    meter: Meter,
+    samples: VecDeque<OutOfMemoryKills>,
     peak_memory_bytes: u64,
 }
 
@@ -109,12 +97,12 @@ enum Outcome {
     AskedToEnd,
 }
 
-impl Supervisor {
+impl Keeper {
     /// Runs until the agent ends. Then no process of the slot is left.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(RESTART_FIRST, RESTART_LONGEST);
         let mut failed_starts = 0_u32;
-        while !self.stop.is_cancelled() {
+        while self.may_start().await {
             match self.one_child().await {
                 Ok(end) => {
                     // Restarted at once: only starts that fail are slowed down.
@@ -125,12 +113,7 @@ impl Supervisor {
                 Err(problem) => {
                     failed_starts = failed_starts.saturating_add(1);
                     let wait = backoff.next();
-                    tracing::warn!(
-                        device = self.settings.device.id,
-                        failed_starts,
-                        ?wait,
-                        "{problem}"
-                    );
+                    tracing::warn!(device = self.device_id, failed_starts, ?wait, "{problem}");
                     if failed_starts == FAILED_STARTS {
                         self.tell(ChildNews::Unstartable { problem }).await;
                     }
@@ -138,6 +121,26 @@ impl Supervisor {
                         () = sleep(wait) => {}
                         () = self.stop.cancelled() => {}
                     }
+                }
+            }
+        }
+        self.runner.close().await;
+    }
+
+    /// Waits until a child can be started; false where the agent ends.
+    async fn may_start(&mut self) -> bool {
+        let patience = sleep(ABSENT_AFTER);
+        tokio::pin!(patience);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                () = self.runner.available() => return true,
+                () = &mut patience, if !told => {
+                    told = true;
+                    let problem = self.runner.missing();
+                    self.tell(ChildNews::Absent { problem }).await;
                 }
             }
         }
@@ -157,27 +160,25 @@ impl Supervisor {
     /// Starts a child and follows it to its end. An error is a start that failed.
     async fn one_child(&mut self) -> Result<ChildEnd, String> {
         while self.opened.try_recv().is_ok() || self.kill.try_recv().is_ok() {}
-        let program = self.settings.program.display().to_string();
-        let mut running = self
-            .start()
-            .await
-            .map_err(|error| format!("could not start {program}: {error}"))?;
+        let name = self.runner.name();
+        self.heard.now();
+        let mut seen = Seen::new(self.runner.start().await?);
         let opened = tokio::select! {
             opened = timeout(HELLO_WITHIN, self.opened.recv()) => match opened {
                 Ok(Some(opened)) => opened,
                 Ok(None) => return Err("the agent's socket is closed".to_owned()),
                 Err(_) => {
-                    let end = self.finish(running, Outcome::Kill(Killed::ToEnd), None).await;
+                    let end = self.finish(seen, Outcome::Kill(Killed::ToEnd), None).await;
                     return Err(format!(
-                        "{program} did not say hello within {} s; {}", HELLO_WITHIN.as_secs(), end.message));
+                        "{name} did not say hello within {} s; {}", HELLO_WITHIN.as_secs(), end.message));
                 }
             },
-            _ = running.child.wait() => {
-                let end = self.finish(running, Outcome::Exited, None).await;
-                return Err(format!("{program} ended before it said hello: {}", end.message));
+            _ = self.runner.ended() => {
+                let end = self.finish(seen, Outcome::Exited, None).await;
+                return Err(format!("{name} ended before it said hello: {}", end.message));
             }
             () = self.stop.cancelled() => {
-                return Ok(self.finish(running, Outcome::Kill(Killed::ToEnd), None).await);
+                return Ok(self.finish(seen, Outcome::Kill(Killed::ToEnd), None).await);
             }
         };
         let Opened {
@@ -187,75 +188,25 @@ impl Supervisor {
         } = opened;
         let hang_after = description.hang_after();
         tracing::info!(
-            device = self.settings.device.id,
-            process = running.process,
+            device = self.device_id,
+            process = seen.process,
             backend = description.name,
             version = description.version,
             "the backend is ready"
         );
         self.tell(ChildNews::Ready {
-            process: running.process,
+            meter: seen.meter.clone(),
             commands: commands.clone(),
             description,
         })
         .await;
-        let outcome = self
-            .follow(&mut running, &commands, &mut events, hang_after)
-            .await;
-        Ok(self.finish(running, outcome, Some(events)).await)
-    }
-
-    async fn start(&self) -> std::io::Result<Running> {
-        let settings = &self.settings;
-        let mut command = match settings.launcher.split_first() {
-            None => tokio::process::Command::new(&settings.program),
-            Some((launcher, arguments)) => {
-                let mut command = tokio::process::Command::new(launcher);
-                command
-                    .args(arguments)
-                    .arg("--parent")
-                    .arg(std::process::id().to_string())
-                    .arg("--");
-                command.arg(&settings.program);
-                command
-            }
-        };
-        command
-            .env(prover_backend::AGENT_SOCKET_VARIABLE, &settings.socket)
-            .env(DEVICE_VARIABLE, &settings.device.id)
-            .envs(settings.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own, so that what it starts can be killed with it.
-            .process_group(0)
-            .kill_on_drop(true);
-        self.heard.now();
-        let mut child = self.starter.start(command).await?;
-        let lines = LastLines::default();
-        let device = &settings.device.id;
-        let mut readers = Vec::new();
-        if let Some(output) = child.stderr.take() {
-            readers.push(tokio::spawn(lines.clone().follow(output, device.clone())));
-        }
-        if let Some(output) = child.stdout.take() {
-            readers.push(tokio::spawn(lines.clone().follow(output, device.clone())));
-        }
-        let process = child.id().unwrap_or_default();
-        let samples = [self.host.out_of_memory_kills()].into();
-        Ok(Running {
-            child,
-            process,
-            lines,
-            readers,
-            samples,
-            peak_memory_bytes: 0,
-        })
+        let outcome = self.follow(&mut seen, &commands, &mut events, hang_after).await;
+        Ok(self.finish(seen, outcome, Some(events)).await)
     }
 
     async fn follow(
         &mut self,
-        running: &mut Running,
+        seen: &mut Seen,
         commands: &Commands,
         events: &mut JoinHandle<()>,
         hang_after: Duration,
@@ -264,9 +215,9 @@ impl Supervisor {
         sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = running.child.wait() => return Outcome::Exited,
+                _ = self.runner.ended() => return Outcome::Exited,
                 _ = &mut *events => {
-                    return match timeout(CLOSE_WITHIN, running.child.wait()).await {
+                    return match timeout(CLOSE_WITHIN, self.runner.ended()).await {
                         Ok(_) => Outcome::Exited,
                         Err(_) => Outcome::Kill(Killed::SessionEnded),
                     };
@@ -274,13 +225,13 @@ impl Supervisor {
                 Some(killed) = self.kill.recv() => return Outcome::Kill(killed),
                 () = self.stop.cancelled() => {
                     let _ = commands.try_send(Ok(Shutdown {}.into()));
-                    return match timeout(SHUTDOWN_WITHIN, running.child.wait()).await {
+                    return match timeout(SHUTDOWN_WITHIN, self.runner.ended()).await {
                         Ok(_) => Outcome::AskedToEnd,
                         Err(_) => Outcome::Kill(Killed::ToEnd),
                     };
                 }
                 _ = sampling.tick() => {
-                    running.sample(&self.host);
+                    seen.sample();
                     if let Some(silence) = self.hangs(hang_after).await {
                         return Outcome::Kill(Killed::Hung(silence));
                     }
@@ -300,29 +251,22 @@ impl Supervisor {
         (silence >= hang_after).then_some(silence)
     }
 
-    async fn finish(
-        &self,
-        mut running: Running,
-        outcome: Outcome,
-        events: Option<JoinHandle<()>>,
-    ) -> ChildEnd {
+    async fn finish(&mut self, mut seen: Seen, outcome: Outcome, events: Option<JoinHandle<()>>) -> ChildEnd {
         let killed = match outcome {
-            Outcome::Kill(killed) => {
-                running.sample(&self.host);
-                Some(killed)
-            }
+            Outcome::Kill(killed) => Some(killed),
             Outcome::Exited | Outcome::AskedToEnd => None,
         };
-        // The whole group: what the child started must not outlive it.
-        kill_group(running.process);
-        let status = match timeout(REAP_WITHIN, running.child.wait()).await {
-            Ok(status) => status.ok(),
+        seen.sample();
+        // All of it: what the child started must not outlive it.
+        self.runner.kill();
+        let end = match timeout(REAP_WITHIN, self.runner.ended()).await {
+            Ok(end) => end,
             Err(_) => {
                 tracing::error!(
-                    process = running.process,
+                    process = seen.process,
                     "a killed backend process does not end: its driver hangs"
                 );
-                None
+                ProcessEnd::Unknown
             }
         };
         if let Some(mut events) = events
@@ -331,42 +275,40 @@ impl Supervisor {
         {
             events.abort();
         }
-        for mut reader in running.readers.drain(..) {
-            // A process that inherited the pipe could keep it open.
-            if timeout(CLOSE_WITHIN, &mut reader).await.is_err() {
-                reader.abort();
-            }
-        }
-        let now = self.host.out_of_memory_kills();
-        let before = running.samples.front().copied().unwrap_or(now);
+        let last_words = self.runner.last_words().await;
+        let now = seen.meter.out_of_memory_kills();
+        let before = seen.samples.front().copied().unwrap_or(now);
         judge(&Evidence {
-            status,
+            end,
             killed,
             out_of_memory: now.evidence_since(before),
-            peak_memory_bytes: running.peak_memory_bytes,
-            last_words: &running.lines.text(),
-            device: &self.settings.device.id,
+            peak_memory_bytes: seen.peak_memory_bytes,
+            last_words: &last_words,
+            device: &self.device_id,
             asked_to_end: matches!(outcome, Outcome::AskedToEnd),
         })
     }
 }
 
-impl Running {
-    fn sample(&mut self, host: &Host) {
+impl Seen {
+    fn new(started: Started) -> Self {
+        let Started { process, meter } = started;
+        let samples = [meter.out_of_memory_kills()].into();
+        Self {
+            process,
+            meter,
+            samples,
+            peak_memory_bytes: 0,
+        }
+    }
+
+    fn sample(&mut self) {
         if self.samples.len() == KEPT_SAMPLES {
             self.samples.pop_front();
         }
-        self.samples.push_back(host.out_of_memory_kills());
-        if let Some(peak) = host.peak_memory_bytes(self.process) {
+        self.samples.push_back(self.meter.out_of_memory_kills());
+        if let Some(peak) = self.meter.peak_memory_bytes() {
             self.peak_memory_bytes = peak;
         }
-    }
-}
-
-fn kill_group(process: u32) {
-    let group = i32::try_from(process).ok().and_then(Pid::from_raw);
-    if let Some(group) = group {
-        // No such group: everything has ended already.
-        let _ = kill_process_group(group, Signal::KILL);
     }
 }

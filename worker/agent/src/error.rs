@@ -39,11 +39,17 @@ pub enum AgentError {
         /// Which.
         path: PathBuf,
     },
+    /// A socket for backends can't be made.
+    #[error("could not listen on {}: {source}. Its folder must be one that this user may write", path.display())]
+    Listen {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// No backend child can be started on any device.
-    #[error("the backend {} can't be started: {problem}", command.display())]
+    #[error("the backend can't be started: {problem}")]
     StartBackend {
-        /// The backend's program.
-        command: PathBuf,
         /// What happened, with the child's last words.
         problem: String,
     },
@@ -79,6 +85,7 @@ impl AgentError {
             Self::OpenStore { .. } => "open_store",
             Self::UseWorkDirectory { .. } => "use_work_directory",
             Self::WorkDirectoryTaken { .. } => "work_directory_taken",
+            Self::Listen { .. } => "listen",
             Self::StartBackend { .. } => "start_backend",
             Self::StartThread { .. } => "start_thread",
             Self::RegisterMetrics { .. } => "register_metrics",

@@ -13,7 +13,7 @@ use prover_wire::protocol::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::child::ChildEnd;
+use crate::child::{ChildEnd, Meter};
 use crate::transfer::{Fetched, TransferError, Uploaded};
 
 /// Commands to one child.
@@ -78,7 +78,7 @@ pub(crate) enum Event {
 pub(crate) enum ChildNews {
     /// It has said hello.
     Ready {
-        process: u32,
+        meter: Meter,
         commands: Commands,
         description: Box<BackendDescription>,
     },
@@ -88,6 +88,8 @@ pub(crate) enum ChildNews {
     Ended(ChildEnd),
     /// It could not be started so often that its device counts as unusable. It is still tried again.
     Unstartable { problem: String },
+    /// Nothing is there that could start it. Its device counts as unusable until something is.
+    Absent { problem: String },
 }
 
 /// Where an attempt lives.

@@ -23,7 +23,16 @@ pub(crate) const QUEUED_ANSWERS: usize = 16_384;
 /// Calls of attempts that wait for an answer of the coordinator.
 pub(crate) const PENDING_CALLS: usize = 16_384;
 
-/// How long connecting to the coordinator may take.
+/// Bytes of the file with the authorities that coordinators' certificates are signed by: hundreds of them.
+pub(crate) const CA_BUNDLE_BYTES: u64 = 1 << 20;
+
+/// Bytes of the file with the token.
+pub(crate) const TOKEN_BYTES: u64 = 64 << 10;
+
+/// Coordinators that may send a worker on to another one, in a row.
+pub(crate) const LEADER_HOPS: u32 = 3;
+
+/// How long connecting to the coordinator may take, the handshake with it.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the coordinator may take to welcome a worker.
@@ -40,6 +49,18 @@ pub(crate) const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 
 /// Longest wait before the stream is opened again: well within the coordinator's reconnect grace of 10 s.
 pub(crate) const RECONNECT_LONGEST: Duration = Duration::from_secs(3);
+
+/// How long the supervisor in a backend's container may take to start its program.
+pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a slot waits for the supervisor of its container before its device counts as unusable.
+pub(crate) const ABSENT_AFTER: Duration = Duration::from_secs(10);
+
+/// Commands to a supervisor, and its news, that wait to be read. It gets few: start, kill, shut down.
+pub(crate) const QUEUED_SUPERVISOR_MESSAGES: usize = 16;
+
+/// Supervisors of one slot that wait to be taken: a container that has just ended, and the one after it.
+pub(crate) const QUEUED_SUPERVISORS: usize = 4;
 
 /// How long a child may take from its start to its first word.
 pub(crate) const HELLO_WITHIN: Duration = Duration::from_secs(60);

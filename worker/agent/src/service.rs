@@ -3,6 +3,8 @@
 //! Owns the translation between the child's calls and the agent's loop, and the transfers that a running attempt
 //! asks for. Everything that a child says is checked here: a child may be anybody's program.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use prover_backend::protocol::{
     SendChannelMessageRequest, StatArtifactRequest, SubmitTasksRequest, SubmitTasksResponse,
     SubscribeTasksRequest, TaskResult, Welcome, backend_event,
 };
+use prover_backend::supervisor::supervisor_service_server::SupervisorServiceServer;
 use prover_backend::validate::{self, ValidationError};
 use prover_backend::{CallError, protocol};
 use prover_wire::protocol::{self as wire, Answer, Artifact, call};
@@ -28,7 +31,7 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::child::{LastHeard, Opened};
+use crate::child::{LastHeard, Opened, Supervision};
 use crate::event::{AttemptView, ChildNews, Event, Reply};
 use crate::limits::{QUEUED_ANSWERS, QUEUED_COMMANDS};
 use crate::metrics::Metrics;
@@ -53,14 +56,25 @@ impl Service {
     ///
     /// # Errors
     /// The socket can't be made.
-    pub(crate) fn listen(self, socket: &Path, stop: CancellationToken) -> std::io::Result<()> {
-        let listener = UnixListener::bind(socket)?;
+    pub(crate) fn listen(
+        self,
+        supervision: Option<Supervision>,
+        socket: &Path,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        let listener = bind(socket)?;
+        let supervision = supervision.map(|supervision| {
+            SupervisorServiceServer::new(supervision)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        });
         let server = AgentServiceServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         tokio::spawn(async move {
             let serving = tonic::transport::Server::builder()
                 .add_service(server)
+                .add_optional_service(supervision)
                 .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the socket for a backend is closed");
@@ -120,6 +134,19 @@ impl Service {
         });
         bound(self.call(attempt, call).await?)
     }
+}
+
+/// Makes a socket that processes of the same user or group may connect to, in place of one that an agent before has
+/// left.
+fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o660))?;
+    Ok(listener)
 }
 
 fn ending() -> Status {

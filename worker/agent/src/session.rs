@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use prover_wire::protocol::coordinator_message::Message;
 use prover_wire::protocol::worker_plane_client::WorkerPlaneClient;
-use prover_wire::protocol::{CoordinatorMessage, Heartbeat, HeldAttempt, Welcome, WorkerMessage};
+use prover_wire::protocol::{CoordinatorMessage, Heartbeat, HeldAttempt, NotLeader, Welcome, WorkerMessage};
 use prover_wire::{AUTHORIZATION, BEARER, Validate, WireError, limits as wire_limits};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::backoff::Backoff;
+use crate::connect::{ConnectError, Connector};
 use crate::error::AgentError;
 use crate::event::{Event, Held, Outgoing};
 use crate::host::Host;
 use crate::limits::{
-    CONNECT_WITHIN, QUEUED_MESSAGES, RECONNECT_FIRST, RECONNECT_LONGEST, SHORTEST_SILENCE, SILENT_HEARTBEATS,
-    WELCOME_WITHIN,
+    LEADER_HOPS, QUEUED_MESSAGES, RECONNECT_FIRST, RECONNECT_LONGEST, SHORTEST_SILENCE, SILENT_HEARTBEATS,
+    TOKEN_BYTES, WELCOME_WITHIN,
 };
 use crate::metrics::Metrics;
 
@@ -54,13 +54,13 @@ enum SessionError {
     ReadToken { path: PathBuf, source: std::io::Error },
     #[error("the token file {} is empty or has characters that no token has", path.display())]
     MalformedToken { path: PathBuf },
-    #[error("the coordinator's address {address:?} can't be used: {source}. Write http://HOST:PORT")]
-    MalformedAddress {
-        address: String,
-        source: tonic::transport::Error,
+    #[error(transparent)]
+    Connect {
+        #[from]
+        source: ConnectError,
     },
-    #[error("the coordinator at {address} can't be reached: {problem}")]
-    Connect { address: String, problem: String },
+    #[error("the coordinator at {address} does not lead, {leader} does")]
+    NotLeader { address: String, leader: String },
     #[error("the coordinator at {address} refuses the token in {}: {problem}. Check that the file holds the token of this coordinator", path.display())]
     RefuseToken {
         address: String,
@@ -100,8 +100,8 @@ impl SessionError {
     fn category(&self) -> &'static str {
         match self {
             Self::ReadToken { .. } | Self::MalformedToken { .. } => "token",
-            Self::MalformedAddress { .. } => "address",
-            Self::Connect { .. } => "connect",
+            Self::Connect { source } => source.category(),
+            Self::NotLeader { .. } => "not_leader",
             Self::RefuseToken { .. } => "token_refused",
             Self::Refuse { .. } => "refused",
             Self::NoWelcome { .. } => "no_welcome",
@@ -119,7 +119,7 @@ impl SessionError {
 /// What the session's thread needs.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) address: String,
+    pub(crate) connector: Connector,
     pub(crate) token_file: PathBuf,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) held: Held,
@@ -159,8 +159,11 @@ impl Session {
     async fn run(self) {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
         let mut highest_epoch = 0;
+        let mut leader = None;
+        let mut hops = 0;
         while !self.stop.is_cancelled() {
-            let (error, welcomed) = self.one_stream(&mut highest_epoch).await;
+            let authority = leader.take().unwrap_or_else(|| self.connector.first().to_owned());
+            let (error, welcomed) = self.one_stream(&authority, &mut highest_epoch).await;
             self.metrics.connected.set(0);
             self.metrics
                 .sessions_ended
@@ -174,6 +177,16 @@ impl Session {
             if self.stop.is_cancelled() {
                 return;
             }
+            if let SessionError::NotLeader { leader: next, .. } = &error
+                && hops < LEADER_HOPS
+            {
+                tracing::info!("{error}: asking there");
+                hops += 1;
+                leader = Some(next.clone());
+                continue;
+            }
+            // From the beginning: who led is as likely to have moved.
+            hops = 0;
             let wait = backoff.next();
             tracing::warn!(category = error.category(), ?wait, "{error}");
             let failed = Connection::Failed {
@@ -189,10 +202,11 @@ impl Session {
     }
 
     /// Opens a stream and serves it to its end; tells whether it was welcomed.
-    async fn one_stream(&self, highest_epoch: &mut u64) -> (SessionError, bool) {
+    async fn one_stream(&self, authority: &str, highest_epoch: &mut u64) -> (SessionError, bool) {
+        let address = &self.connector.shown(authority);
         let opening = async {
             tokio::select! {
-                opened = self.open(*highest_epoch) => opened,
+                opened = self.open(authority, address, *highest_epoch) => opened,
                 () = self.stop.cancelled() => Err(SessionError::Ending),
             }
         };
@@ -203,23 +217,22 @@ impl Session {
         *highest_epoch = opened.welcome.epoch;
         self.metrics.connected.set(1);
         tracing::info!(
-            address = self.address,
+            address,
             epoch = opened.welcome.epoch,
             "welcomed by the coordinator"
         );
-        (self.serve(opened).await, true)
+        (self.serve(address, opened).await, true)
     }
 
     async fn token(&self) -> Result<MetadataValue<Ascii>, SessionError> {
         let path = &self.token_file;
-        let token = tokio::fs::read_to_string(path)
-            .await
-            .map_err(|source| SessionError::ReadToken {
-                path: path.clone(),
-                source,
-            })?;
-        let token = token.trim();
+        let read = crate::files::read_bounded(path, TOKEN_BYTES).await;
+        let token = read.map_err(|source| SessionError::ReadToken {
+            path: path.clone(),
+            source,
+        })?;
         let malformed = || SessionError::MalformedToken { path: path.clone() };
+        let token = std::str::from_utf8(&token).map_err(|_| malformed())?.trim();
         if token.is_empty() {
             return Err(malformed());
         }
@@ -228,24 +241,9 @@ impl Session {
         Ok(value)
     }
 
-    async fn connect(&self) -> Result<Channel, SessionError> {
-        let address = self.address.clone();
-        let endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|source| SessionError::MalformedAddress {
-                address: address.clone(),
-                source,
-            })?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true);
-        endpoint.connect().await.map_err(|error| SessionError::Connect {
-            address,
-            problem: causes(&error),
-        })
-    }
-
-    async fn open(&self, highest_epoch: u64) -> Result<Opened, SessionError> {
+    async fn open(&self, authority: &str, address: &str, highest_epoch: u64) -> Result<Opened, SessionError> {
         let token = self.token().await?;
-        let channel = self.connect().await?;
+        let channel = self.connector.connect(authority).await?;
         let mut client = WorkerPlaneClient::new(channel)
             .max_decoding_message_size(wire_limits::MESSAGE_BYTES)
             .max_encoding_message_size(wire_limits::MESSAGE_BYTES);
@@ -264,43 +262,40 @@ impl Session {
             .map_err(|_| SessionError::NotReading)?;
         let mut request = Request::new(ReceiverStream::new(queue));
         request.metadata_mut().insert(AUTHORIZATION, token);
-        let address = self.address.clone();
+        let unwelcome = |problem: String| SessionError::NoWelcome {
+            address: address.to_owned(),
+            problem,
+        };
         let opening = async {
             let mut incoming = client
                 .session(request)
                 .await
-                .map_err(|status| self.refusal(&status))?
+                .map_err(|status| self.refusal(address, &status))?
                 .into_inner();
-            let first = incoming.message().await.map_err(|status| self.refusal(&status))?;
-            match first {
-                Some(CoordinatorMessage {
-                    message: Some(Message::Welcome(welcome)),
-                }) => Ok((incoming, welcome)),
-                Some(_) => Err("its first message was no welcome"),
-                None => Err("it closed the stream"),
+            let first = incoming.message().await;
+            let first = first.map_err(|status| self.refusal(address, &status))?;
+            let first = first.ok_or_else(|| unwelcome("it closed the stream".to_owned()))?;
+            first.validate()?;
+            match first.message {
+                Some(Message::Welcome(welcome)) => Ok((incoming, welcome)),
+                Some(Message::NotLeader(other)) => Err(not_leader(address, other)),
+                _ => Err(unwelcome("its first message was no welcome".to_owned())),
             }
-            .map_err(|problem| SessionError::NoWelcome {
-                address,
-                problem: problem.to_owned(),
-            })
         };
         let Ok(opened) = timeout(WELCOME_WITHIN, opening).await else {
-            let problem = format!("no answer within {} s", WELCOME_WITHIN.as_secs());
-            return Err(SessionError::NoWelcome {
-                address: self.address.clone(),
-                problem,
-            });
+            return Err(unwelcome(format!(
+                "no answer within {} s",
+                WELCOME_WITHIN.as_secs()
+            )));
         };
         let (incoming, welcome) = opened?;
         if welcome.epoch < highest_epoch {
-            let (address, epoch) = (self.address.clone(), welcome.epoch);
             return Err(SessionError::Stale {
-                address,
-                epoch,
+                address: address.to_owned(),
+                epoch: welcome.epoch,
                 highest: highest_epoch,
             });
         }
-        CoordinatorMessage::from(welcome.clone()).validate()?;
         Ok(Opened {
             outgoing,
             incoming,
@@ -309,8 +304,8 @@ impl Session {
         })
     }
 
-    fn refusal(&self, status: &Status) -> SessionError {
-        let (address, problem) = (self.address.clone(), status.message().to_owned());
+    fn refusal(&self, address: &str, status: &Status) -> SessionError {
+        let (address, problem) = (address.to_owned(), status.message().to_owned());
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => SessionError::RefuseToken {
                 address,
@@ -324,7 +319,7 @@ impl Session {
         }
     }
 
-    async fn serve(&self, opened: Opened) -> SessionError {
+    async fn serve(&self, address: &str, opened: Opened) -> SessionError {
         let Opened {
             outgoing,
             mut incoming,
@@ -360,7 +355,7 @@ impl Session {
                     }
                 };
                 heard.set(Instant::now());
-                if let Err(error) = self.take(message).await {
+                if let Err(error) = self.take(address, welcome.epoch, message).await {
                     return error;
                 }
                 heard.set(Instant::now());
@@ -375,10 +370,17 @@ impl Session {
         }
     }
 
-    async fn take(&self, message: CoordinatorMessage) -> Result<(), SessionError> {
+    async fn take(&self, address: &str, epoch: u64, message: CoordinatorMessage) -> Result<(), SessionError> {
         message.validate()?;
         match message.message {
             None | Some(Message::Heartbeat(_)) => Ok(()),
+            Some(Message::NotLeader(other)) => Err(not_leader(address, other)),
+            // Of a coordinator that led before: nothing of it counts any more.
+            Some(Message::Assign(assign)) if assign.epoch < epoch => Err(SessionError::Stale {
+                address: address.to_owned(),
+                epoch: assign.epoch,
+                highest: epoch,
+            }),
             Some(message) => {
                 if let Message::Assign(assign) = &message {
                     // From now on heartbeats name it, however long the agent's loop takes to see it.
@@ -432,16 +434,11 @@ impl Session {
     }
 }
 
-/// An error with all that caused it, since transport errors say nothing by themselves.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
+fn not_leader(address: &str, other: NotLeader) -> SessionError {
+    SessionError::NotLeader {
+        address: address.to_owned(),
+        leader: other.address,
     }
-    text
 }
 
 fn described(status: &Status) -> String {

@@ -215,7 +215,7 @@ impl Agent {
         let peak = self.slots[slot]
             .child
             .as_ref()
-            .and_then(|child| self.host.peak_memory_bytes(child.process));
+            .and_then(|child| child.meter.peak_memory_bytes());
         let share = self.slots[slot].clock.end(id);
         self.slots[slot].in_child.remove(&id);
         if let Some(attempt) = self.attempts.get_mut(&id) {

@@ -4,8 +4,8 @@
 //! started with the first attempt of that lane.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prover_backend::limits::MAX_CONTROL_ATTEMPTS;
 use prover_backend::protocol::backend_event::Event as Said;
@@ -17,10 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Agent;
 use crate::attempt::Stage;
-use crate::child::{ChildEnd, ChildSettings, Killed, LastHeard, Supervisor};
-use crate::config::{AgentConfig, DeviceKind};
+use crate::child::{
+    ChildEnd, DEVICE_VARIABLE, Keeper, Killed, LastHeard, LocalRunner, LocalSettings, Meter, Runner,
+    SupervisedRunner, Supervision,
+};
+use crate::config::{AgentConfig, BackendPlace, DeviceKind};
 use crate::error::AgentError;
 use crate::event::{ChildNews, Commands};
+use crate::limits::QUEUED_SUPERVISORS;
 use crate::service::Service;
 use crate::usage::SharedClock;
 
@@ -33,7 +37,7 @@ pub(super) const USABLE_AGAIN: &str = "its backend process runs again";
 /// A child that is ready.
 #[derive(Debug)]
 pub(super) struct ReadyChild {
-    pub(super) process: u32,
+    pub(super) meter: Meter,
     pub(super) commands: Commands,
 }
 
@@ -49,7 +53,9 @@ pub(super) struct Slot {
     pub(super) unusable: Option<String>,
     /// It was unusable at some time: a coordinator may not have heard that it is usable again.
     pub(super) was_unusable: bool,
-    pub(super) supervisor: Option<JoinHandle<()>>,
+    /// Nothing is there that could start its child: its container does not run.
+    absent: bool,
+    pub(super) keeper: Option<JoinHandle<()>>,
     pub(super) kill: Option<mpsc::Sender<Killed>>,
     /// Its child has been ready or given up at least once.
     settled: bool,
@@ -71,7 +77,8 @@ impl Slot {
             clock: SharedClock::default(),
             unusable: None,
             was_unusable: false,
-            supervisor: None,
+            absent: false,
+            keeper: None,
             kill: None,
             settled: false,
         };
@@ -105,7 +112,7 @@ impl Slot {
         }
     }
 
-    /// Has the child killed; its supervisor starts another one.
+    /// Has the child killed; its keeper starts another one.
     pub(super) fn kill(&self, why: Killed) {
         if let Some(kill) = &self.kill {
             // A full queue means that it is being killed already.
@@ -115,16 +122,20 @@ impl Slot {
 }
 
 impl Agent {
-    /// Listens for the child of a slot and starts it.
-    pub(super) fn start_supervisor(&mut self, index: usize) -> Result<(), AgentError> {
-        let socket = self.work.socket(index);
+    /// Listens for the child of a slot and keeps it running.
+    pub(super) fn start_keeper(&mut self, index: usize) -> Result<(), AgentError> {
+        let device = self.slots[index].device.clone();
+        let socket = match &self.config.backend {
+            BackendPlace::Command(_) => self.work.socket(index),
+            BackendPlace::Sockets(directory) => directory.join(format!("{}.sock", device.id)),
+        };
         let (opened_sender, opened) = mpsc::channel(1);
         let (kill_sender, kill) = mpsc::channel(1);
         let heard = LastHeard::new();
-        let slot = &mut self.slots[index];
+        let (runner, supervision) = self.runner(&device.id, &socket);
         let service = Service {
             slot: index,
-            device: slot.device.clone(),
+            device: device.clone(),
             events: self.events.clone(),
             opened: opened_sender,
             heard: heard.clone(),
@@ -134,49 +145,70 @@ impl Agent {
         // The socket outlives the child by as long as the child needs to end.
         let socket_stop = CancellationToken::new();
         service
-            .listen(&socket, socket_stop.clone())
-            .map_err(|source| AgentError::UseWorkDirectory {
-                action: "listen on the socket",
+            .listen(supervision, &socket, socket_stop.clone())
+            .map_err(|source| AgentError::Listen {
                 path: socket.clone(),
                 source,
             })?;
-        let supervisor = Supervisor {
+        let keeper = Keeper {
             slot: index,
-            settings: ChildSettings {
-                program: self.config.backend_command.clone(),
-                launcher: self.config.launcher.clone(),
-                environment: self.config.environment.clone(),
-                socket,
-                device: slot.device.clone(),
-            },
-            starter: self.starter.clone(),
-            host: self.host.clone(),
+            device_id: device.id,
+            runner,
             events: self.events.clone(),
             opened,
             heard,
             kill,
             stop: self.stop.clone(),
         };
+        let slot = &mut self.slots[index];
         slot.kill = Some(kill_sender);
-        slot.supervisor = Some(tokio::spawn(async move {
-            supervisor.run().await;
+        slot.keeper = Some(tokio::spawn(async move {
+            keeper.run().await;
             socket_stop.cancel();
         }));
         Ok(())
     }
 
+    /// What runs the processes of a slot, and the service that it needs.
+    fn runner(&self, device_id: &str, socket: &Path) -> (Box<dyn Runner>, Option<Supervision>) {
+        let mut environment = self.config.environment.clone();
+        environment.extend([
+            (
+                prover_backend::AGENT_SOCKET_VARIABLE.to_owned(),
+                socket.to_string_lossy().into_owned(),
+            ),
+            (DEVICE_VARIABLE.to_owned(), device_id.to_owned()),
+        ]);
+        let device_id = device_id.to_owned();
+        match &self.config.backend {
+            BackendPlace::Command(program) => {
+                let settings = LocalSettings {
+                    program: program.clone(),
+                    launcher: self.config.launcher.clone(),
+                    passed_on: self.config.passed_on.clone(),
+                    environment,
+                    device_id,
+                };
+                let runner = LocalRunner::new(settings, self.starter.clone(), self.host.clone());
+                (Box::new(runner), None)
+            }
+            BackendPlace::Sockets(_) => {
+                let (linked, links) = mpsc::channel(QUEUED_SUPERVISORS);
+                let runner =
+                    SupervisedRunner::new(device_id.clone(), environment.into_iter().collect(), links);
+                (Box::new(runner), Some(Supervision { device_id, linked }))
+            }
+        }
+    }
+
     /// Whether each device has a ready child or has been given up; then the coordinator can be told.
     pub(super) fn children_are_settled(&self) -> Result<bool, AgentError> {
         let devices = || self.slots.iter().filter(|slot| !slot.is_control());
-        if let Some(problem) = devices()
-            .map(|slot| slot.unusable.as_ref())
-            .collect::<Option<Vec<_>>>()
-        {
+        // A container that does not run yet is waited for, however long its image takes to come.
+        let problems = devices().map(|slot| slot.unusable.as_ref().filter(|_| !slot.absent));
+        if let Some([first, ..]) = problems.collect::<Option<Vec<_>>>().as_deref() {
             return Err(AgentError::StartBackend {
-                command: self.config.backend_command.clone(),
-                problem: problem
-                    .first()
-                    .map_or_else(String::new, |problem| (*problem).clone()),
+                problem: (*first).clone(),
             });
         }
         Ok(self.backend.is_some() && devices().all(|slot| slot.settled))
@@ -185,22 +217,29 @@ impl Agent {
     pub(super) fn child_news(&mut self, slot: usize, news: ChildNews) {
         match news {
             ChildNews::Ready {
-                process,
+                meter,
                 commands,
                 description,
             } => {
-                self.child_ready(slot, process, commands, &description);
+                self.child_ready(slot, meter, commands, &description);
             }
             ChildNews::Event(event) => self.child_says(slot, *event),
             ChildNews::Ended(end) => self.child_ended(slot, &end),
-            ChildNews::Unstartable { problem } => self.unusable(slot, &problem),
+            ChildNews::Unstartable { problem } => {
+                self.slots[slot].absent = false;
+                self.unusable(slot, &problem);
+            }
+            ChildNews::Absent { problem } => {
+                self.slots[slot].absent = true;
+                self.unusable(slot, &problem);
+            }
         }
     }
 
     fn child_ready(
         &mut self,
         index: usize,
-        process: u32,
+        meter: Meter,
         commands: Commands,
         described: &BackendDescription,
     ) {
@@ -224,7 +263,8 @@ impl Agent {
         }
         let slot = &mut self.slots[index];
         slot.settled = true;
-        slot.child = Some(ReadyChild { process, commands });
+        slot.absent = false;
+        slot.child = Some(ReadyChild { meter, commands });
         let was_unusable = slot.unusable.take().is_some();
         let told = was_unusable && !slot.is_control();
         self.metrics.device_usable.with_label_values(&[&device_id]).set(1);
@@ -329,10 +369,7 @@ impl Agent {
     pub(super) fn read_clock(&mut self, index: usize) {
         let now = self.started.elapsed();
         let slot = &mut self.slots[index];
-        let process = slot.child.as_ref().map(|child| child.process);
-        let cpu = process
-            .and_then(|process| self.host.cpu_milliseconds(process))
-            .map(Duration::from_millis);
+        let cpu = slot.child.as_ref().and_then(|child| child.meter.cpu());
         let busy = slot.clock.read(now, cpu);
         let busy = u64::try_from(busy.as_millis()).unwrap_or(u64::MAX);
         self.metrics

@@ -109,6 +109,9 @@ impl Agent {
                 self.start_drain(&format!("the coordinator asked for it: {}", drain.reason));
             }
             Message::Welcome(_) => tracing::warn!("the coordinator sent a second welcome: ignored"),
+            Message::NotLeader(_) => {
+                tracing::warn!("the session ends by itself where another one leads: ignored")
+            }
             // Answered by its arrival: the session has noted it.
             Message::Heartbeat(_) => {}
         }
@@ -164,8 +167,8 @@ impl Agent {
             self.fail(id, FailureClass::Retryable, "DeviceUnusable", &reason, None);
             return;
         }
-        if self.slots[slot].supervisor.is_none()
-            && let Err(error) = self.start_supervisor(slot)
+        if self.slots[slot].keeper.is_none()
+            && let Err(error) = self.start_keeper(slot)
         {
             self.fail(
                 id,

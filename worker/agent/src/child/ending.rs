@@ -1,11 +1,16 @@
 //! How a child ended, and what that means for the attempts that ran in it. Pure.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use prover_wire::protocol::FailureClass;
 use rustix::process::Signal;
+
+use super::runner::ProcessEnd;
+
+/// Reason of what ran in a container that has ended. Only the pod's status tells why: the coordinator, which watches
+/// pods, looks for this word and judges anew where the container was killed for its memory.
+pub(crate) const CONTAINER_ENDED: &str = "ContainerEnded";
 
 /// Why the agent itself killed a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +41,8 @@ pub(crate) struct ChildEnd {
 /// What is known of an end.
 #[derive(Clone, Debug)]
 pub(crate) struct Evidence<'a> {
-    /// As the kernel told it; none where the process could not be waited for.
-    pub(crate) status: Option<ExitStatus>,
+    /// How the process ended.
+    pub(crate) end: ProcessEnd,
     /// What the agent did.
     pub(crate) killed: Option<Killed>,
     /// What speaks for a kill by the kernel for memory.
@@ -96,12 +101,17 @@ fn cause(evidence: &Evidence<'_>) -> (Option<FailureClass>, &'static str, String
         None if evidence.asked_to_end => return (None, "Stopped", "ended as asked".to_owned()),
         None => {}
     }
-    let Some(status) = evidence.status else {
-        return (
-            Some(FailureClass::ChildCrashed),
-            "BackendCrashed",
-            "ended in an unknown way".to_owned(),
-        );
+    let crashed = Some(FailureClass::ChildCrashed);
+    let status = match evidence.end {
+        ProcessEnd::Exit(status) => status,
+        ProcessEnd::Unknown => return (crashed, "BackendCrashed", "ended in an unknown way".to_owned()),
+        ProcessEnd::ContainerEnded => {
+            let what =
+                "ended with its container. `kubectl describe pod` tells why; a container that reaches its \
+                        memory limit ends like this"
+                    .to_owned();
+            return (crashed, CONTAINER_ENDED, what);
+        }
     };
     if let Some(signal) = status.signal() {
         return by_signal(signal, evidence);
@@ -110,7 +120,7 @@ fn cause(evidence: &Evidence<'_>) -> (Option<FailureClass>, &'static str, String
         "ended with exit code {} without being asked to",
         status.code().unwrap_or_default()
     );
-    (Some(FailureClass::ChildCrashed), "BackendCrashed", what)
+    (crashed, "BackendCrashed", what)
 }
 
 fn by_signal(signal: i32, evidence: &Evidence<'_>) -> (Option<FailureClass>, &'static str, String) {
@@ -174,11 +184,13 @@ fn meaning(signal: Signal) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::process::ExitStatus;
+
     use super::*;
 
     fn mk_evidence(raw_status: i32) -> Evidence<'static> {
         Evidence {
-            status: Some(ExitStatus::from_raw(raw_status)),
+            end: ProcessEnd::Exit(ExitStatus::from_raw(raw_status)),
             killed: None,
             out_of_memory: None,
             peak_memory_bytes: 0,
@@ -241,6 +253,22 @@ mod tests {
         let end = judge(&mk_evidence(0));
         assert_eq!(end.class, Some(FailureClass::ChildCrashed));
         assert!(end.message.contains("without being asked"), "{}", end.message);
+    }
+
+    #[test]
+    fn the_end_of_a_container_has_a_reason_of_its_own_unless_the_agent_wanted_it() {
+        let end = judge(&Evidence {
+            end: ProcessEnd::ContainerEnded,
+            ..mk_evidence(0)
+        });
+        assert_eq!(end.class, Some(FailureClass::ChildCrashed));
+        assert_eq!(end.reason, "ContainerEnded");
+        let asked = judge(&Evidence {
+            end: ProcessEnd::ContainerEnded,
+            asked_to_end: true,
+            ..mk_evidence(0)
+        });
+        assert_eq!(asked.class, None);
     }
 
     #[test]

@@ -51,10 +51,25 @@ impl LastLines {
     }
 
     fn take(&self, line: &mut Vec<u8>, device: &str) {
-        let text = without_colours(&String::from_utf8_lossy(line));
+        self.push_line(&String::from_utf8_lossy(line), device);
         line.clear();
+    }
+
+    /// Takes a line that somebody else has read.
+    pub(crate) fn push_line(&self, line: &str, device: &str) {
+        let text = without_colours(line);
+        let mut kept = KEPT_LINE_BYTES.min(text.len());
+        while !text.is_char_boundary(kept) {
+            kept -= 1;
+        }
+        let text = &text[..kept];
         tracing::info!(target: "prover_agent::backend", device, "{text}");
-        self.push(text);
+        self.push(text.to_owned());
+    }
+
+    /// Forgets all lines: a new process begins.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use prover_agent::{AgentError, Departure};
+use prover_agent::{AgentError, BackendPlace, Departure};
 use prover_wire::protocol::FailureClass;
 use prover_wire::protocol::worker_message::Message as Said;
 use rustix::process::{Pid, Signal, kill_process};
@@ -139,14 +139,14 @@ async fn a_device_whose_child_does_not_start_again_is_unusable_until_it_does() {
     let switch = bench.path("may-start");
     std::fs::write(&switch, "").unwrap();
     let script = bench.path("backend.sh");
-    let program = bench.config.backend_command.display().to_string();
+    let program = bench.program().display().to_string();
     let text = format!(
         "#!/bin/sh\n[ -e {} ] || {{ echo switched off >&2; exit 5; }}\nexec {program}\n",
         switch.display()
     );
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    bench.config.backend_command = script;
+    bench.config.backend = BackendPlace::Command(script);
     let agent = bench.run();
     let mut session = bench.coordinator.welcomed(1).await;
     std::fs::remove_file(&switch).unwrap();

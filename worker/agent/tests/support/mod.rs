@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prover_agent::{Agent, AgentConfig, AgentError, Connection, Departure, DeviceKind, Leave};
+use prover_agent::{Agent, AgentConfig, AgentError, BackendPlace, Connection, Departure, DeviceKind, Leave};
 use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo};
 use prover_wire::protocol::worker_message::Message as Said;
 use prover_wire::protocol::worker_plane_server::{WorkerPlane, WorkerPlaneServer};
@@ -109,6 +109,7 @@ pub(crate) struct Session {
     /// Attempts of the last heartbeat.
     pub(crate) heartbeat: watch::Receiver<Vec<u64>>,
     mute: watch::Sender<bool>,
+    epoch: AtomicU64,
     beats: Arc<AtomicU64>,
 }
 
@@ -167,6 +168,7 @@ impl WorkerPlane for Plane {
             from_worker,
             heartbeat,
             mute,
+            epoch: AtomicU64::new(0),
             beats,
         };
         self.sessions
@@ -223,6 +225,7 @@ impl Coordinator {
 
 impl Session {
     pub(crate) async fn welcome(&self, epoch: u64, stop: &[u64]) {
+        self.epoch.store(epoch, Ordering::SeqCst);
         self.send(Welcome {
             epoch,
             heartbeat_interval_ms: 50,
@@ -237,8 +240,10 @@ impl Session {
         self.to_worker.send(Ok(message)).await.expect("an open stream");
     }
 
+    /// Assigns in the epoch of its welcome.
     pub(crate) async fn assign(&self, assign: Assign) {
-        self.send(assign).await;
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        self.send(Assign { epoch, ..assign }).await;
     }
 
     pub(crate) async fn acknowledge(&self, attempt_id: u64) {
@@ -381,6 +386,9 @@ impl Bench {
         let program = backend_program(concat!(env!("CARGO_PKG_NAME"), "-test-backend"));
         let config = AgentConfig {
             coordinator: coordinator.address.clone(),
+            coordinator_ca_file: None,
+            coordinator_server_name: None,
+            insecure_coordinator: false,
             token_file,
             worker_id: "worker-1".to_owned(),
             worker_group: "group".to_owned(),
@@ -388,7 +396,8 @@ impl Bench {
             work_directory: folder.path().join("work"),
             work_directory_bytes: None,
             launcher: vec![program.clone().into_os_string(), OsString::from("launch-child")],
-            backend_command: program,
+            backend: BackendPlace::Command(program),
+            passed_on: Vec::new(),
             environment: Vec::new(),
             devices: 1,
             device_kind: DeviceKind::Cpu,
@@ -413,8 +422,16 @@ impl Bench {
         std::fs::write(self.path(name), b"").unwrap();
     }
 
+    /// The backend's program; local mode only.
+    pub(crate) fn program(&self) -> &Path {
+        match &self.config.backend {
+            BackendPlace::Command(program) => program,
+            BackendPlace::Sockets(_) => panic!("the backend runs elsewhere"),
+        }
+    }
+
     pub(crate) fn environment(&mut self, name: &str, value: &str) {
-        self.config.environment.push((name.into(), value.into()));
+        self.config.environment.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn run(&self) -> Running {
