@@ -312,3 +312,65 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever would run a process is not there.
+    struct Absence;
+
+    #[async_trait::async_trait]
+    impl Runner for Absence {
+        fn name(&self) -> String {
+            unreachable!()
+        }
+        async fn available(&mut self) {
+            std::future::pending().await
+        }
+        fn missing(&self) -> String {
+            "no container".to_owned()
+        }
+        async fn start(&mut self) -> Result<Started, String> {
+            unreachable!()
+        }
+        async fn ended(&mut self) -> ProcessEnd {
+            unreachable!()
+        }
+        fn kill(&mut self) {}
+        async fn last_words(&mut self) -> String {
+            unreachable!()
+        }
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_absent_is_told_once_after_a_while_and_waited_for_until_the_agent_ends() {
+        let (events, mut news) = mpsc::channel(8);
+        let (_opened, opened) = mpsc::channel(1);
+        let (_kill, kill) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let keeper = Keeper {
+            slot: 3,
+            device_id: "cpu-3".to_owned(),
+            runner: Box::new(Absence),
+            events,
+            opened,
+            heard: LastHeard::new(),
+            kill,
+            stop: stop.clone(),
+        };
+        let began = Instant::now();
+        let keeping = tokio::spawn(keeper.run());
+        let told = news.recv().await;
+        assert!(
+            matches!(&told, Some(Event::Child { slot: 3, news: ChildNews::Absent { problem } }) if problem == "no container"),
+            "{told:?}"
+        );
+        assert_eq!(began.elapsed(), ABSENT_AFTER);
+        assert!(timeout(ABSENT_AFTER * 5, news.recv()).await.is_err());
+        stop.cancel();
+        keeping.await.unwrap();
+        assert!(news.recv().await.is_none());
+    }
+}

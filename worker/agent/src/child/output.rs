@@ -51,20 +51,21 @@ impl LastLines {
     }
 
     fn take(&self, line: &mut Vec<u8>, device: &str) {
-        self.push_line(&String::from_utf8_lossy(line), device);
+        let text = self.push_line(&String::from_utf8_lossy(line));
         line.clear();
+        tracing::info!(target: "prover_agent::backend", device, "{text}");
     }
 
-    /// Takes a line that somebody else has read.
-    pub(crate) fn push_line(&self, line: &str, device: &str) {
-        let text = without_colours(line);
+    /// Takes a line that somebody else has read, and answers with what is kept of it.
+    pub(crate) fn push_line(&self, line: &str) -> String {
+        let mut text = without_colours(line);
         let mut kept = KEPT_LINE_BYTES.min(text.len());
         while !text.is_char_boundary(kept) {
             kept -= 1;
         }
-        let text = &text[..kept];
-        tracing::info!(target: "prover_agent::backend", device, "{text}");
-        self.push(text.to_owned());
+        text.truncate(kept);
+        self.push(text.clone());
+        text
     }
 
     /// Forgets all lines: a new process begins.

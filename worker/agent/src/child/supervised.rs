@@ -122,7 +122,8 @@ async fn pump(
         let told = match said {
             Said::Hello(_) => continue,
             Said::Output(output) => {
-                lines.push_line(&output.line, &device_id);
+                // Only kept: it stands in the log of its own container.
+                drop(lines.push_line(&output.line));
                 continue;
             }
             Said::Sample(sample) => {

@@ -4,6 +4,7 @@
 
 mod calls;
 mod children;
+mod containers;
 mod pipeline;
 mod session;
 #[path = "../support/mod.rs"]

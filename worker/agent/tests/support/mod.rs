@@ -4,6 +4,7 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod container;
 pub(crate) mod steps;
 
 use std::ffi::OsString;
