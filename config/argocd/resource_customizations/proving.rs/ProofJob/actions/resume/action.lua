@@ -1,0 +1,3 @@
+-- Goes on from what was finished before.
+obj.spec.suspend = false
+return obj
