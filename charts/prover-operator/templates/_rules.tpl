@@ -51,14 +51,6 @@ grant only what it holds itself: parts that are granted to coordinators say so.
   verbs: ["create", "patch"]
 {{- end }}
 
-{{/* What the operator reads of the whole cluster, whichever namespaces it looks at. */}}
-{{- define "prover-operator.definitionRules" -}}
-- apiGroups: ["apiextensions.k8s.io"]
-  resources: ["customresourcedefinitions"]
-  resourceNames: ["proofjobs.proving.rs", "proverclusters.proving.rs"]
-  verbs: ["get"]
-{{- end }}
-
 {{- define "prover-operator.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "prover-operator.serviceAccountName" . }}
