@@ -4,6 +4,7 @@
 //! anything but its queue and the clock, so a slow worker or store never holds up the others.
 
 mod execute;
+mod groups;
 mod jobs;
 mod show;
 mod workers;
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::record::JobRecord;
 use crate::view::ClusterView;
 
+use groups::Groups;
 use jobs::WaitingJob;
 use workers::Worker;
 
@@ -67,6 +69,9 @@ pub(crate) struct Actor {
     lost_workers: BTreeSet<(Timestamp, WorkerId)>,
     /// UIDs of pods that are gone: what signed in before and says its hello after is too late.
     gone_pods: workers::GonePods,
+    /// Pods that the operator wants to go.
+    leaving: BTreeSet<Arc<str>>,
+    groups: Groups,
     /// Failures that wait for the kubelet's word.
     containers: Containers,
     cluster_changed: bool,
@@ -90,6 +95,8 @@ impl Actor {
             waiting_deadlines: BTreeSet::new(),
             lost_workers: BTreeSet::new(),
             gone_pods: workers::GonePods::default(),
+            leaving: BTreeSet::new(),
+            groups: Groups::default(),
             containers: Containers::default(),
             cluster_changed: true,
             cluster_published: Timestamp::default(),
@@ -152,6 +159,8 @@ impl Actor {
     }
 
     fn handle(&mut self, command: Command) {
+        // Jobs that wait for a backend are counted without the core hearing of them.
+        self.cluster_changed = true;
         match command {
             Command::Submit { request, reply } => self.submit(*request, reply),
             Command::Cancel { uid } => self.cancel(&uid),
@@ -159,6 +168,15 @@ impl Actor {
             Command::Forget { uid } => self.forget(&uid),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
             Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),
+            Command::SetLeaving { pods, reply } => {
+                let unknown = self.set_leaving(pods);
+                // Whoever asked has gone away; the marks stay.
+                let _ = reply.send(unknown);
+            }
+            Command::SetGroups { groups } => {
+                self.groups.offers = groups;
+                self.cluster_changed = true;
+            }
             Command::AgentEnded { pod_name, pod_uid } => self.agent_ended(&pod_name, &pod_uid),
             Command::ContainerEnded {
                 pod_uid,

@@ -1,5 +1,6 @@
 //! What reaches the actor: requests of the coordinator's owner and reports of workers, in one queue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use prover_core::{Event, JobPolicy, WorkerId};
@@ -13,7 +14,7 @@ use crate::convert::{Hello, Report};
 use crate::error::AdmissionError;
 use crate::identity::Identity;
 use crate::session::SessionHandle;
-use crate::view::JobView;
+use crate::view::{GroupOffer, JobView};
 
 /// The answer to a submission: the job's views.
 pub(crate) type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
@@ -48,6 +49,15 @@ pub(crate) enum Command {
     PodGone {
         pod_name: Arc<str>,
         pod_uid: Arc<str>,
+    },
+    /// Replaces the pods that shall leave; answers those that no worker is known of.
+    SetLeaving {
+        pods: BTreeSet<Arc<str>>,
+        reply: oneshot::Sender<Vec<Arc<str>>>,
+    },
+    /// Replaces what is known of the worker groups.
+    SetGroups {
+        groups: Vec<GroupOffer>,
     },
     AgentEnded {
         pod_name: Arc<str>,

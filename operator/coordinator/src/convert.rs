@@ -94,6 +94,43 @@ pub(crate) enum Report {
     Event(Event),
 }
 
+impl Report {
+    /// The attempt that it is about; none where it is about several or none.
+    pub(crate) fn attempt(&self) -> Option<AttemptId> {
+        match self {
+            Report::Progress { attempt, .. } | Report::Failed { attempt, .. } => Some(*attempt),
+            Report::Succeeded(completion) => Some(completion.attempt),
+            Report::Event(
+                Event::AttemptStarted { attempt }
+                | Event::AttemptStopped { attempt }
+                | Event::RecallAnswered { attempt, .. },
+            ) => Some(*attempt),
+            Report::Heartbeat { .. }
+            | Report::DeviceChanged { .. }
+            | Report::Draining { .. }
+            | Report::Event(_) => None,
+        }
+    }
+}
+
+/// The call that an event is, and the attempt that makes it.
+pub(crate) fn caller(event: &Event) -> Option<(CallId, AttemptId)> {
+    match event {
+        Event::TasksSubmitted { call, attempt, .. }
+        | Event::MarkerCompleted { call, attempt, .. }
+        | Event::TasksSubscribed { call, attempt, .. }
+        | Event::ChannelMessageSent { call, attempt, .. }
+        | Event::ChannelOpened { call, attempt, .. }
+        | Event::ArtifactBound { call, attempt, .. }
+        | Event::ArtifactResolved { call, attempt, .. }
+        | Event::ArtifactsDeleted { call, attempt, .. }
+        | Event::ReferenceAdded { call, attempt, .. }
+        | Event::ReferenceRemoved { call, attempt, .. }
+        | Event::PermitRequested { call, attempt, .. } => Some((*call, *attempt)),
+        _ => None,
+    }
+}
+
 /// A completion before it is judged.
 #[derive(Debug)]
 pub(crate) struct Completion {

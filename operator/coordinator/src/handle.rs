@@ -17,7 +17,7 @@ use crate::config::SHUTDOWN_TIMEOUT;
 use crate::container::ContainerEnd;
 use crate::error::{AdmissionError, CoordinatorError};
 use crate::sources::ClusterSources;
-use crate::view::{ClusterView, JobView, QueueDepth, WorkerView};
+use crate::view::{ClusterView, GroupOffer, JobView, QueueDepth, WorkerView};
 
 /// Where the sources of a job may be read from.
 #[derive(Clone, Debug)]
@@ -141,6 +141,11 @@ impl WorkerControl {
                 pod_uid: pod_uid.into(),
             })
             .await;
+    }
+
+    /// Replaces what is known of the worker groups, so that jobs can wait for a group that has no worker yet.
+    pub async fn set_groups(&self, groups: Vec<GroupOffer>) {
+        let _ = self.commands.send(Command::SetGroups { groups }).await;
     }
 
     /// Tells that the agent of a pod has ended, while the pod stays: attempts of an agent whose stream is broken run

@@ -17,6 +17,7 @@ mod handle;
 mod identity;
 mod listener;
 mod metrics;
+mod operator_plane;
 pub mod program;
 mod record;
 mod session;
@@ -37,6 +38,6 @@ pub use sources::{
 };
 pub use start::start;
 pub use view::{
-    ClassDepth, ClusterView, ExecutionReport, JobView, Phase, ProofReport, ProofView, QueueDepth,
-    StageProgress, TaskState, TaskView, WorkerView,
+    ClassDepth, ClusterView, ExecutionReport, GroupDepth, GroupOffer, JobView, Phase, ProofReport, ProofView,
+    QueueDepth, StageProgress, TaskState, TaskView, WorkerView,
 };

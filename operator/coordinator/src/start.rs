@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prover_artifacts::{ArtifactStore, Prefix};
 use prover_wire::limits::MESSAGE_BYTES;
+use prover_wire::operator_plane::operator_plane_server::OperatorPlaneServer;
 use prover_wire::protocol::worker_plane_server::WorkerPlaneServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,7 @@ use crate::error::CoordinatorError;
 use crate::handle::CoordinatorHandle;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::operator_plane::OperatorPlaneService;
 use crate::session::WorkerPlaneService;
 use crate::sign_in::SignIn;
 use crate::view::ClusterView;
@@ -29,6 +31,8 @@ use crate::view::ClusterView;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that are open on one connection: an agent has one, the operator two.
 const CALLS_PER_CONNECTION: u32 = 16;
+/// Largest state that the operator is told: 20,000 workers have a few hundred bytes each.
+const OPERATOR_MESSAGE_BYTES: usize = 32 << 20;
 /// Bytes of a call's headers, the bearer token among them.
 const HEADER_BYTES: u32 = 32 << 10;
 
@@ -65,11 +69,19 @@ pub async fn start(
         deletions,
         cluster: cluster_sender,
     });
+    let sign_in = SignIn {
+        authentication: config.worker_authentication,
+        metrics: metrics.clone(),
+    };
+    let operator_plane = OperatorPlaneService {
+        sign_in: sign_in.clone(),
+        commands: commands.clone(),
+        cluster: cluster.clone(),
+        clock: Arc::clone(&config.clock),
+        stop: stop.clone(),
+    };
     let service = WorkerPlaneService {
-        sign_in: SignIn {
-            authentication: config.worker_authentication,
-            metrics: metrics.clone(),
-        },
+        sign_in,
         commands: commands.clone(),
         outbound_messages: config.outbound_messages,
         metrics: metrics.clone(),
@@ -90,7 +102,7 @@ pub async fn start(
             config.parallel_deletes,
             metrics,
         )),
-        tokio::spawn(serve(listener, service, stop.clone())),
+        tokio::spawn(serve(listener, service, operator_plane, stop.clone())),
     ];
     tracing::info!(%address, store = store.location(), "the coordinator takes workers");
     let admission = AdmissionLimits {
@@ -139,7 +151,15 @@ fn check(config: &CoordinatorConfig) -> Result<(), CoordinatorError> {
     Ok(())
 }
 
-async fn serve(listener: Listener, service: WorkerPlaneService, stop: CancellationToken) {
+async fn serve(
+    listener: Listener,
+    service: WorkerPlaneService,
+    operator_plane: OperatorPlaneService,
+    stop: CancellationToken,
+) {
+    let operator_plane = OperatorPlaneServer::new(operator_plane)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(OPERATOR_MESSAGE_BYTES);
     let service = WorkerPlaneServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -149,6 +169,7 @@ async fn serve(listener: Listener, service: WorkerPlaneService, stop: Cancellati
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
+        .add_service(operator_plane)
         .serve_with_incoming_shutdown(ReceiverStream::new(listener.accept()), stop.cancelled_owned());
     if let Err(error) = serving.await {
         tracing::error!(%error, "the listener for workers ended");

@@ -241,8 +241,16 @@ pub struct WorkerView {
     pub group: Arc<str>,
     /// Its stream is open.
     pub connected: bool,
-    /// It takes nothing new.
+    /// Name of its pod; none in local mode.
+    pub pod: Option<Arc<str>>,
+    /// It takes nothing new, since it said that it will go.
     pub draining: bool,
+    /// It takes nothing new, since the operator wants it to go.
+    pub leaving: bool,
+    /// Since when it has had nothing to do; none while it has.
+    pub idle_since: Option<Timestamp>,
+    /// Devices that are out of order.
+    pub failed_devices: usize,
     /// Backend that it runs.
     pub backend: BackendVersion,
     /// Devices, usable or not.
@@ -290,4 +298,28 @@ pub struct ClusterView {
     pub workers: Vec<WorkerView>,
     /// How much work there is.
     pub queue_depth: QueueDepth,
+    /// Work per worker group, by name.
+    pub groups: Vec<GroupDepth>,
+    /// Backend versions that unfinished jobs are pinned to.
+    pub pinned_backends: Vec<BackendVersion>,
+}
+
+/// Work for the workers of one group. A task that several groups could take waits for each of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupDepth {
+    /// Name of the group.
+    pub group: Arc<str>,
+    /// Tasks that wait and that it could take, and tasks that its workers hold.
+    pub work: ClassDepth,
+    /// Jobs that wait for a worker, which this group could bring.
+    pub jobs_without_worker: u64,
+}
+
+/// What the workers of a group will offer, known before the first of them comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupOffer {
+    /// Name of the group.
+    pub group: Arc<str>,
+    /// The word under which its backend offers proofs, as `ProofSpec::offered_as` says it.
+    pub offered_as: Arc<str>,
 }

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::action::Refusal;
 use crate::bits::BitSet;
 use crate::model::{DeviceClass, Lane, Milliseconds, Requirements, WorkerSpec};
@@ -180,8 +182,32 @@ pub(crate) struct TaskType {
     /// Mean device time.
     pub(crate) mean_microseconds: u64,
     measured: bool,
+    /// Ready tasks of jobs that may run.
     pub(crate) ready: u64,
+    /// The same by requirement class.
+    pub(crate) ready_by_class: SmallVec<[(u8, u64); 2]>,
     pub(crate) running: u64,
+}
+
+impl TaskType {
+    pub(crate) fn add_ready(&mut self, class: u8) {
+        self.ready += 1;
+        match self.ready_by_class.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, ready)) => *ready += 1,
+            None => self.ready_by_class.push((class, 1)),
+        }
+    }
+
+    pub(crate) fn remove_ready(&mut self, class: u8) {
+        self.ready -= 1;
+        let at = self.ready_by_class.iter().position(|(known, _)| *known == class);
+        let at = at.expect("a ready task was counted in its class");
+        self.ready_by_class[at].1 -= 1;
+        // A class that nothing uses may become another one.
+        if self.ready_by_class[at].1 == 0 {
+            self.ready_by_class.swap_remove(at);
+        }
+    }
 }
 
 /// All task types.
@@ -225,6 +251,7 @@ impl TaskTypes {
             mean_microseconds,
             measured: false,
             ready: 0,
+            ready_by_class: SmallVec::new(),
             running: 0,
         });
         let index = (self.entries.len() - 1) as u32;

@@ -43,6 +43,9 @@ pub enum Event {
     WorkerGone { worker: WorkerId },
     /// It takes nothing new.
     WorkerDraining { worker: WorkerId },
+    /// The shell wants it to leave, or does not any more: meanwhile it takes nothing new and finishes what it has.
+    /// Unlike draining it is taken back, and it outlives reconnects.
+    WorkerLeavingChanged { worker: WorkerId, leaving: bool },
     /// It is alive and holds these attempts.
     WorkerHeartbeat {
         worker: WorkerId,

@@ -14,6 +14,7 @@ impl State {
         self.assert_workers();
         self.assert_attempts();
         self.assert_jobs();
+        self.assert_ready_counts();
         self.assert_classes();
         self.assert_nothing_waits_in_vain();
     }
@@ -116,6 +117,27 @@ impl State {
                 task.queued || task.picky,
                 "a ready task is queued"
             );
+        }
+    }
+
+    fn assert_ready_counts(&self) {
+        let mut counted: BTreeMap<(u32, u8), u64> = BTreeMap::new();
+        for (_, task) in self.tasks.iter() {
+            let may_run = self.jobs[task.job].may_run();
+            assert_eq!(self.jobs[task.job].counted, may_run);
+            if task.stage == Stage::Ready && may_run {
+                *counted.entry((task.kind, task.class)).or_insert(0) += 1;
+            }
+        }
+        for (index, kind) in self.types.entries.iter().enumerate() {
+            let known: BTreeMap<(u32, u8), u64> = kind
+                .ready_by_class
+                .iter()
+                .map(|(class, ready)| ((index as u32, *class), *ready))
+                .collect();
+            assert_eq!(kind.ready, known.values().sum::<u64>());
+            let of_kind = counted.range((index as u32, 0)..=(index as u32, u8::MAX));
+            assert_eq!(known, of_kind.map(|(key, ready)| (*key, *ready)).collect());
         }
     }
 

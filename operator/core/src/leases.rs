@@ -371,6 +371,19 @@ impl State {
         self.recall_ahead(worker, None, out);
     }
 
+    pub(crate) fn worker_leaving_changed(&mut self, id: WorkerId, leaving: bool, out: &mut Vec<Action>) {
+        let Some(worker) = self.worker_by_id.get(&id).copied() else {
+            return;
+        };
+        if std::mem::replace(&mut self.workers[worker].leaving, leaving) == leaving {
+            return;
+        }
+        self.refresh_fit(worker);
+        if leaving {
+            self.recall_ahead(worker, None, out);
+        }
+    }
+
     pub(crate) fn device_changed(
         &mut self,
         id: WorkerId,

@@ -38,5 +38,5 @@ pub use event::{Event, Limits};
 pub use model::*;
 pub use state::State;
 pub use views::{
-    AttemptState, AttemptView, JobView, QueueDepth, TaskState, TaskTypeCount, TaskView, WorkerView,
+    AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskTypeCount, TaskView, WorkerView,
 };

@@ -166,6 +166,9 @@ impl State {
             Event::WorkerDisconnected { worker } => self.worker_disconnected(worker),
             Event::WorkerGone { worker } => self.worker_gone(worker, out),
             Event::WorkerDraining { worker } => self.worker_draining(worker, out),
+            Event::WorkerLeavingChanged { worker, leaving } => {
+                self.worker_leaving_changed(worker, leaving, out);
+            }
             Event::WorkerHeartbeat { worker, attempts } => self.worker_heartbeat(worker, &attempts, out),
             Event::DeviceChanged {
                 worker,

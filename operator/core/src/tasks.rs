@@ -238,16 +238,27 @@ impl State {
         let entry = &mut self.tasks[task];
         let old = std::mem::replace(&mut entry.stage, stage);
         assert!(!old.is_terminal(), "a terminal task stays as it is");
+        let class = entry.class;
         let job = &mut self.jobs[entry.job];
         let kind = &mut self.types.entries[entry.kind as usize];
         match old {
-            Stage::Ready => (job.ready, kind.ready) = (job.ready - 1, kind.ready - 1),
+            Stage::Ready => {
+                job.ready -= 1;
+                if job.counted {
+                    kind.remove_ready(class);
+                }
+            }
             Stage::Backoff => job.backoff -= 1,
             Stage::Active => (job.active, kind.running) = (job.active - 1, kind.running - 1),
             _ => {}
         }
         match stage {
-            Stage::Ready => (job.ready, kind.ready) = (job.ready + 1, kind.ready + 1),
+            Stage::Ready => {
+                job.ready += 1;
+                if job.counted {
+                    kind.add_ready(class);
+                }
+            }
             Stage::Backoff => job.backoff += 1,
             Stage::Active => (job.active, kind.running) = (job.active + 1, kind.running + 1),
             _ => {}

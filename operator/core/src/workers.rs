@@ -53,6 +53,8 @@ pub(crate) struct Worker {
     /// Its lease holds.
     pub(crate) alive: bool,
     pub(crate) draining: bool,
+    /// The shell wants it to leave.
+    pub(crate) leaving: bool,
     pub(crate) told_empty: bool,
     pub(crate) last_heard: Timestamp,
     pub(crate) lease_timer: Option<Timestamp>,
@@ -105,6 +107,7 @@ impl Worker {
             connected: true,
             alive: true,
             draining: false,
+            leaving: false,
             told_empty: false,
             last_heard: now,
             lease_timer: None,
@@ -123,7 +126,7 @@ impl Worker {
 
     /// Whether it may be given anything.
     pub(crate) fn takes_work(&self) -> bool {
-        self.connected && self.alive && !self.draining
+        self.connected && self.alive && !self.draining && !self.leaving
     }
 
     pub(crate) fn attempts(&self) -> impl Iterator<Item = u32> {

@@ -1111,6 +1111,109 @@ fn a_draining_worker_takes_nothing_new_and_is_empty_in_the_end() {
 }
 
 #[test]
+fn a_leaving_worker_takes_nothing_new_until_it_is_taken_back() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let worker = WorkerId(1);
+    let actions = hand.tell(Event::WorkerLeavingChanged {
+        worker,
+        leaving: true,
+    });
+    // What it had fetched ahead is asked back for others.
+    for action in actions {
+        if let Action::Recall { attempt, .. } = action {
+            hand.tell(Event::RecallAnswered {
+                attempt,
+                given_back: true,
+            });
+        }
+    }
+    let attempt = hand.attempt_of(job, "prove-0");
+    let actions = hand.succeed(attempt);
+    assert!(assignments(&actions).is_empty());
+    assert!(
+        !actions.contains(&Action::WorkerEmpty { worker }),
+        "it stays until the operator takes it"
+    );
+    assert!(hand.state.worker(worker).unwrap().leaving);
+    hand.worker(1, cpu(1));
+    assert_eq!(
+        hand.state_of(job, "prove-1"),
+        TaskState::Ready,
+        "reconnecting does not take it back"
+    );
+    hand.tell(Event::WorkerLeavingChanged {
+        worker,
+        leaving: false,
+    });
+    assert_eq!(hand.state_of(job, "prove-1"), TaskState::Assigned);
+}
+
+#[test]
+fn an_attempt_is_the_workers_to_whom_it_was_given_even_after_its_lease() {
+    let mut hand = one_worker();
+    let (_, root) = hand.planned(mk_job("j", "a"));
+    let standing = |hand: &Hand, worker, attempt| hand.state.standing(WorkerId(worker), attempt);
+    assert_eq!(standing(&hand, 1, root), Standing::Given);
+    assert_eq!(standing(&hand, 2, root), Standing::Foreign);
+    assert_eq!(standing(&hand, 1, AttemptId(u64::MAX)), Standing::Unknown);
+    hand.tell(Event::WorkerGone { worker: WorkerId(1) });
+    assert_eq!(
+        standing(&hand, 1, root),
+        Standing::Given,
+        "a late result may be the first valid one"
+    );
+}
+
+#[test]
+fn waiting_work_counts_for_workers_that_could_take_it_and_not_while_its_job_is_suspended() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let leaves: Vec<TaskSpec> = (0..6).map(|index| leaf(&format!("prove-{index}"))).collect();
+    hand.submit(root, leaves).unwrap();
+    let small = WorkerSpec {
+        host_memory_bytes: 1,
+        ..cpu(1)
+    };
+    let (waiting, time) = hand.state.waiting_for(&cpu(1));
+    assert_eq!(waiting, 4, "one runs, one is fetched ahead");
+    assert_eq!(
+        time,
+        Milliseconds(4_000),
+        "a second each before the first measurement"
+    );
+    assert_eq!(hand.state.waiting_for(&small), (0, Milliseconds(0)));
+    let told = hand.state.worker(WorkerId(1)).unwrap();
+    assert_eq!(
+        (told.device_tasks, told.device_time_left),
+        (2, Milliseconds(2_000))
+    );
+
+    // A measured time counts from now on.
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::AttemptStarted { attempt });
+    hand.now += 500;
+    hand.succeed(attempt);
+    assert_eq!(hand.state.waiting_for(&cpu(1)), (3, Milliseconds(1_500)));
+
+    let suspended = |suspended| JobPolicy {
+        suspended,
+        ..mk_policy()
+    };
+    hand.tell(Event::JobPolicyChanged {
+        job,
+        policy: suspended(true),
+    });
+    assert_eq!(hand.state.waiting_for(&cpu(1)).0, 0);
+    hand.tell(Event::JobPolicyChanged {
+        job,
+        policy: suspended(false),
+    });
+    assert!(hand.state.waiting_for(&cpu(1)).0 >= 3);
+}
+
+#[test]
 fn a_limit_that_is_passed_is_a_typed_refusal() {
     let mut hand = Hand::new(Limits {
         tasks_per_job: 2,

@@ -28,6 +28,13 @@ pub(super) struct WaitingJob {
     sender: watch::Sender<Arc<JobView>>,
 }
 
+impl WaitingJob {
+    /// The word under which backends offer its proof.
+    pub(super) fn system(&self) -> &str {
+        &self.request.system
+    }
+}
+
 impl Actor {
     pub(super) fn submit(&mut self, request: JobRequest, reply: oneshot::Sender<Submitted>) {
         let answer = self.try_submit(request);

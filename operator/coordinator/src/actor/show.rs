@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use prover_core::{DeviceClass, Milliseconds};
+use prover_core::{DeviceClass, Milliseconds, Timestamp};
 
 use super::Actor;
 use crate::record::duration;
@@ -24,10 +24,24 @@ impl Actor {
         }
         if self.cluster_changed && self.cluster_published + CLUSTER_INTERVAL <= now {
             self.cluster_changed = false;
+            self.note_idle(now);
             self.cluster_published = now;
             let view = self.cluster_view();
             self.parts.metrics.show(&view);
             self.parts.cluster.send_replace(Arc::new(view));
+        }
+    }
+
+    /// Notes since when workers have had nothing to do.
+    fn note_idle(&mut self, now: Timestamp) {
+        for (id, worker) in &mut self.workers {
+            let told = self.state.worker(*id);
+            let busy = told.is_some_and(|told| told.running + told.prefetched > 0);
+            worker.idle_since = if busy {
+                None
+            } else {
+                Some(worker.idle_since.unwrap_or(now))
+            };
         }
     }
 
@@ -40,7 +54,11 @@ impl Actor {
                 worker_id: worker.spec.name.clone(),
                 group: worker.spec.group.clone(),
                 connected: worker.session.is_some(),
+                pod: worker.identity.pod_name().cloned(),
                 draining: told.as_ref().is_some_and(|told| told.draining),
+                leaving: told.as_ref().is_some_and(|told| told.leaving),
+                idle_since: worker.idle_since,
+                failed_devices: told.as_ref().map_or(0, |told| told.failed_devices),
                 backend: worker.backend.version.clone(),
                 devices: worker.spec.devices.len(),
                 attempts: told.as_ref().map_or(0, |told| told.running + told.prefetched),
@@ -53,6 +71,8 @@ impl Actor {
         ClusterView {
             workers,
             queue_depth: self.queue_depth(),
+            groups: self.group_depths(),
+            pinned_backends: self.pinned_backends(),
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prover_core::{
-    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Timestamp,
-    WorkerId, WorkerSpec,
+    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Standing,
+    Timestamp, WorkerId, WorkerSpec,
 };
 use prover_crds::names::{CONTROL_SLOT, backend_container};
 use prover_wire::protocol as wire;
@@ -31,6 +31,9 @@ const INVALID_CONCLUSION: &str = "InvalidConclusion";
 
 /// Messages to channels that are remembered per worker: more than an agent has calls without an answer.
 const CHANNEL_SENDS_REMEMBERED: usize = 16_384;
+
+/// Metric label of what is said about another worker's attempt.
+const FOREIGN_ATTEMPT: &str = "foreign_attempt";
 
 /// Metric label of a key that belongs to another attempt.
 const FOREIGN_KEY: &str = "foreign_key";
@@ -73,6 +76,7 @@ pub(super) struct Worker {
     forget_at: Option<Timestamp>,
     pub(super) host_memory_used_bytes: u64,
     pub(super) process_id: u64,
+    pub(super) idle_since: Option<Timestamp>,
     /// Calls about artifacts that wait for their answer, with the name that they are about.
     pub(super) named_calls: BTreeMap<u64, ArtifactName>,
     /// The latest messages to channels, by call, with their answers where there are any: an agent whose stream
@@ -151,6 +155,7 @@ impl Actor {
             }),
         );
         self.execute_all(actions);
+        self.mark_leaving(worker);
         Ok(Connected { worker, backend })
     }
 
@@ -218,11 +223,48 @@ impl Actor {
             forget_at: None,
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
+            idle_since: None,
             named_calls,
             channel_sends,
         };
+        self.groups.remember(&record.spec);
         self.workers.insert(worker, record);
         backend
+    }
+
+    /// Brings the core's mark of a worker in line with what the operator wants of its pod.
+    fn mark_leaving(&mut self, worker: WorkerId) {
+        let pod = self
+            .workers
+            .get(&worker)
+            .and_then(|record| record.identity.pod_name());
+        if let Some(pod) = pod {
+            let leaving = self.leaving.contains(pod);
+            self.apply(Event::WorkerLeavingChanged { worker, leaving });
+        }
+    }
+
+    /// Replaces the pods that shall leave and answers those that no worker is known of.
+    pub(super) fn set_leaving(&mut self, pods: BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+        let before = std::mem::replace(&mut self.leaving, pods);
+        let mut known = BTreeSet::new();
+        let mut changed = Vec::new();
+        for (worker, record) in &self.workers {
+            let Some(pod) = record.identity.pod_name() else {
+                continue;
+            };
+            if self.leaving.contains(pod) != before.contains(pod) {
+                changed.push(*worker);
+            }
+            known.insert(Arc::clone(pod));
+        }
+        for worker in changed {
+            tracing::info!(
+                %worker, name = %self.worker_name(worker), "the operator changed whether a worker shall leave"
+            );
+            self.mark_leaving(worker);
+        }
+        self.leaving.difference(&known).cloned().collect()
     }
 
     pub(super) fn disconnected(&mut self, worker: WorkerId, session: u64) {
@@ -362,7 +404,27 @@ impl Actor {
         }
     }
 
+    /// Whether an attempt is another worker's, so that nothing of what this one says about it counts.
+    fn is_foreign(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        let foreign = self.state.standing(worker, attempt) == Standing::Foreign;
+        if foreign {
+            self.parts.metrics.message_refused(FOREIGN_ATTEMPT);
+            let name = self.worker_name(worker);
+            tracing::warn!(%worker, %name, %attempt, "a worker speaks of another worker's attempt and is not heard");
+        }
+        foreign
+    }
+
     pub(super) fn report(&mut self, worker: WorkerId, report: Report) {
+        if let Some(attempt) = report.attempt()
+            && self.is_foreign(worker, attempt)
+        {
+            // An end is answered, so that an agent in error does not keep it for ever.
+            if matches!(report, Report::Succeeded(_) | Report::Failed { .. }) {
+                self.acknowledge(worker, attempt, false);
+            }
+            return;
+        }
         match report {
             Report::Heartbeat {
                 sequence,
@@ -525,6 +587,17 @@ impl Actor {
     /// A call of an attempt. Names are bound only to keys of the attempt itself, so that no worker can make one
     /// job's artifact pass for another's.
     pub(super) fn call(&mut self, worker: WorkerId, event: Event) {
+        if let Some((call, attempt)) = convert::caller(&event)
+            && self.is_foreign(worker, attempt)
+        {
+            let answer = wire::Answer {
+                call_id: convert::worker_call_id(call),
+                error: format!("attempt {attempt} was not given to this worker"),
+                error_kind: wire::ErrorKind::LeaseLost.into(),
+                ..wire::Answer::default()
+            };
+            return self.send(worker, Outbound::Answer(answer));
+        }
         if let Event::ArtifactBound {
             call,
             attempt,

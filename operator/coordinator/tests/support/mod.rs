@@ -289,8 +289,16 @@ impl FakeWorker {
         fixture: &Fixture,
         hello: wire::WorkerHello,
     ) -> Result<FakeWorker, Status> {
+        FakeWorker::try_connect_with(fixture, TOKEN, hello).await
+    }
+
+    pub(crate) async fn try_connect_with(
+        fixture: &Fixture,
+        token: &str,
+        hello: wire::WorkerHello,
+    ) -> Result<FakeWorker, Status> {
         let id = hello.worker_id.clone();
-        let (outgoing, mut incoming) = open_stream(fixture, Some(TOKEN)).await?;
+        let (outgoing, mut incoming) = open_stream(fixture, Some(token)).await?;
         outgoing.send(hello.into()).await.unwrap();
         let first = tokio::time::timeout(SOON, incoming.message()).await.unwrap()?;
         let Some(FromCoordinator::Welcome(welcome)) = first.and_then(|message| message.message) else {
