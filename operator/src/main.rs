@@ -1,5 +1,6 @@
 //! The binary `prover-operator`. Owns its command line; each subcommand is a crate or a module of its own.
 
+mod controller;
 mod coordinator;
 mod crds;
 
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Reconcile ProverClusters and look after ProofJobs
+    Controller(Box<controller::Arguments>),
     /// Schedule the tasks of one ProverCluster
     Coordinator(Box<coordinator::Arguments>),
     /// Write the CustomResourceDefinitions as YAML, or check that the files are up to date
@@ -28,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Controller(arguments) => controller::main(*arguments),
         Command::Coordinator(arguments) => coordinator::main(*arguments),
         Command::Crds(arguments) => crds::run(&arguments),
     }

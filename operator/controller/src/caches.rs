@@ -56,6 +56,7 @@ pub fn caches(client: &Client, settings: &Settings, queues: &Queues, metrics: &M
         roles: builder.metadata(&mut filling),
         role_bindings: builder.metadata(&mut filling),
         disruption_budgets: builder.metadata(&mut filling),
+        daemon_sets: builder.metadata(&mut filling),
         network_policies: builder.metadata(&mut filling),
     };
     (caches, filling)
@@ -78,6 +79,7 @@ impl Caches {
             roles: no_objects(),
             role_bindings: no_objects(),
             disruption_budgets: no_objects(),
+            daemon_sets: no_objects(),
             network_policies: no_objects(),
         }
     }
@@ -99,6 +101,7 @@ impl Caches {
             ("Roles", is_filled(&self.roles)),
             ("RoleBindings", is_filled(&self.role_bindings)),
             ("PodDisruptionBudgets", is_filled(&self.disruption_budgets)),
+            ("DaemonSets", is_filled(&self.daemon_sets)),
             ("NetworkPolicies", is_filled(&self.network_policies)),
         ];
         filled.into_iter().find(|(_, filled)| !filled).map(|(kind, _)| kind)

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use kube::Client;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -21,7 +21,7 @@ use crate::caches::{Queues, caches};
 use crate::drive::{Driver, Failure};
 use crate::leader::{Candidate, Lost};
 use crate::metrics::{ControllerName, Metrics};
-use crate::{Context, Settings, certificates, proof_job, scaling};
+use crate::{Context, Settings, certificates, proof_job, prover_cluster, scaling};
 
 /// Between two looks whether the CRDs and the caches are there.
 const WAIT_PERIOD: Duration = Duration::from_secs(2);
@@ -91,6 +91,48 @@ pub struct Operator {
     pub clock: Arc<dyn Clock>,
     /// Reconciles ProverClusters.
     pub reconcile: ClusterReconcile,
+}
+
+/// Reconciles ProverClusters as the operator does.
+#[must_use]
+pub fn reconcile_prover_clusters() -> ClusterReconcile {
+    Arc::new(|cluster, context| {
+        async move {
+            prover_cluster::reconcile(cluster, context).await.map_err(|error| Failure {
+                category: error.category(),
+                retry: error.retry(),
+                message: error.to_string(),
+            })
+        }
+        .boxed()
+    })
+}
+
+/// There is no way to an API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing says where it is.
+    #[error("no way to the API server: {source}; run in a pod, or name a kubeconfig in KUBECONFIG")]
+    Config {
+        /// What was looked for.
+        #[from]
+        source: kube::config::InferConfigError,
+    },
+    /// What says it is unusable.
+    #[error("no way to the API server: {source}")]
+    Client {
+        /// What is wrong.
+        #[from]
+        source: kube::Error,
+    },
+}
+
+/// A client with the identity of the pod, or of the kubeconfig that KUBECONFIG names.
+///
+/// # Errors
+/// There is neither, or it is unusable.
+pub async fn connect() -> Result<Client, ConnectError> {
+    Ok(Client::try_from(kube::Config::infer().await?)?)
 }
 
 /// Runs until `stop`.

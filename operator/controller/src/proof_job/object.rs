@@ -23,6 +23,9 @@ pub struct JobObject {
     /// What became of it.
     #[serde(default)]
     pub status: JobStatus,
+    /// The operator owns a field of the status. Set by [`trim`], which drops what it is read from.
+    #[serde(skip)]
+    pub we_wrote_status: bool,
 }
 
 /// What the operator reads of a ProofJob's specification.
@@ -67,6 +70,9 @@ pub fn trim(job: &mut DeserializeGuard<JobObject>) {
             for condition in &mut job.status.conditions {
                 condition.message = String::new();
             }
+            job.we_wrote_status = job.metadata.managed_fields.iter().flatten().any(|entry| {
+                entry.manager.as_deref() == Some(names::OPERATOR_MANAGER) && entry.subresource.as_deref() == Some("status")
+            });
             &mut job.metadata
         }
         Err(invalid) => &mut invalid.metadata,
