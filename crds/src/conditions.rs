@@ -38,6 +38,10 @@ pub const WORKERS_READY: &str = "WorkersReady";
 pub const METRICS_API_AVAILABLE: &str = "MetricsAPIAvailable";
 /// The cluster is going and finishes its jobs.
 pub const DRAINING: &str = "Draining";
+/// False while the annotation `proving.rs/apply` keeps the operator from changing anything; absent otherwise.
+pub const APPLYING: &str = "Applying";
+/// False while not every allowed namespace is served; absent otherwise.
+pub const NAMESPACES_SERVED: &str = "NamespacesServed";
 
 /// Longest message in bytes; longer ones end with an ellipsis. Kubernetes would take 32 KiB, people don't.
 pub const LONGEST_MESSAGE: usize = 2_048;

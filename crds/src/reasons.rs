@@ -157,6 +157,22 @@ reasons! {
     DEVICES_FAILED = "DevicesFailed";
     /// An image could not be fetched.
     IMAGE_PULL_FAILED = "ImagePullFailed";
+    /// A container can't be made: a Secret or ConfigMap that it names is missing, or a key of it.
+    CONTAINER_CONFIG_INVALID = "ContainerConfigInvalid";
+    /// A container ends again and again, or can't be started.
+    CONTAINER_CRASHING = "ContainerCrashing";
+    /// The API server refuses to make pods: a quota, or a rule of admission.
+    PODS_REFUSED = "PodsRefused";
+    /// Something that the ProverCluster is made of could not be applied.
+    APPLY_FAILED = "ApplyFailed";
+    /// The annotation `proving.rs/apply` says `paused`.
+    PAUSED = "Paused";
+    /// The annotation `proving.rs/apply` says `dry-run`.
+    DRY_RUN = "DryRun";
+    /// More namespaces are allowed than a ProverCluster may serve.
+    TOO_MANY_NAMESPACES = "TooManyNamespaces";
+    /// The operator may not read labels of namespaces, so none can be selected by them.
+    NAMESPACES_UNREADABLE = "NamespacesUnreadable";
     /// The operator serves the external metrics itself.
     METRICS_SERVED = "MetricsServed";
     /// Something else serves external metrics in this cluster, and it is left alone.

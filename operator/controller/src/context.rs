@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -19,6 +19,7 @@ use prover_wire::operator_plane::ClusterState;
 use crate::certificates::CertificateMemory;
 use crate::metrics::Metrics;
 use crate::proof_job::JobObject;
+use crate::prover_cluster::{AppliedMemory, StatusMemory};
 use crate::watches::reference;
 
 /// What the operator was started with.
@@ -107,6 +108,8 @@ pub struct Caches {
     pub role_bindings: Store<PartialObjectMeta<RoleBinding>>,
     /// Metadata of PodDisruptionBudgets.
     pub disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    /// Metadata of DaemonSets.
+    pub daemon_sets: Store<PartialObjectMeta<DaemonSet>>,
     /// Metadata of NetworkPolicies.
     pub network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
 }
@@ -139,6 +142,10 @@ pub struct Context {
     pub metrics: Metrics,
     /// What is known of authorities and certificates.
     pub certificates: Arc<CertificateMemory>,
+    /// What was applied of ProverClusters since the operator started.
+    pub applied: Arc<AppliedMemory>,
+    /// When statuses of ProverClusters were written last.
+    pub statuses: Arc<StatusMemory>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
 }
@@ -158,6 +165,8 @@ impl Context {
             caches,
             metrics,
             certificates: Arc::default(),
+            applied: Arc::default(),
+            statuses: Arc::default(),
             clock,
         }
     }

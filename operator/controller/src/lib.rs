@@ -12,6 +12,7 @@ pub mod drive;
 pub mod leader;
 pub mod metrics;
 pub mod proof_job;
+pub mod prover_cluster;
 pub mod retry;
 pub mod run;
 pub mod scaling;

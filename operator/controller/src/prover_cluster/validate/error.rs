@@ -22,13 +22,17 @@ pub enum ValidationError {
         field: &'static str,
     },
     /// The annotation has an unknown value.
-    #[error("metadata.annotations[proving.rs/apply]: {value:?} is unknown: write paused or dry-run, or remove it")]
+    #[error(
+        "metadata.annotations[proving.rs/apply]: {value:?} is unknown: write paused or dry-run, or remove it"
+    )]
     ApplyStrategyUnknown {
         /// Its value.
         value: String,
     },
     /// The address of the store is no URL of a service.
-    #[error("spec.artifactStore.s3.endpoint: {endpoint:?} must be http://host:port or https://host:port: {problem}")]
+    #[error(
+        "spec.artifactStore.s3.endpoint: {endpoint:?} must be http://host:port or https://host:port: {problem}"
+    )]
     EndpointUnfit {
         /// As written.
         endpoint: String,
@@ -44,7 +48,9 @@ pub enum ValidationError {
         image: String,
     },
     /// The backend of a group does not exist.
-    #[error("spec.workerGroups[{group}].backend: there is no backend {backend:?}: correct it, or add it to spec.backends")]
+    #[error(
+        "spec.workerGroups[{group}].backend: there is no backend {backend:?}: correct it, or add it to spec.backends"
+    )]
     BackendUnknown {
         /// Name of the group.
         group: String,
@@ -102,7 +108,9 @@ pub enum ValidationError {
         group: String,
     },
     /// No number lies between the bounds.
-    #[error("spec.workerGroups[{group}].scaling: minReplicas {min} is greater than maxReplicas {max}: lower it")]
+    #[error(
+        "spec.workerGroups[{group}].scaling: minReplicas {min} is greater than maxReplicas {max}: lower it"
+    )]
     ScalingBoundsUnfit {
         /// Name of the group.
         group: String,
@@ -112,7 +120,9 @@ pub enum ValidationError {
         max: i32,
     },
     /// A mode that this version does not have.
-    #[error("spec.workerGroups[{group}].scaling.mode: this version of the operator has no mode {mode}: use Native")]
+    #[error(
+        "spec.workerGroups[{group}].scaling.mode: this version of the operator has no mode {mode}: use Native"
+    )]
     ScalingModeUnavailable {
         /// Name of the group.
         group: String,
@@ -148,7 +158,9 @@ pub enum ValidationError {
     #[error("spec.allowedNamespaces: selector and from: Selector belong together: write both, or neither")]
     SelectorUnfit,
     /// Costs in several currencies can't be added up.
-    #[error("spec.workerGroups[{group}].cost.currency: {currency} differs from {other} of another group: use one currency")]
+    #[error(
+        "spec.workerGroups[{group}].cost.currency: {currency} differs from {other} of another group: use one currency"
+    )]
     CurrenciesDiffer {
         /// Name of the group.
         group: String,

@@ -46,7 +46,10 @@ pub(super) fn validate(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<
         devices,
         replicas: replicas(group)?,
         cpu: cores(resources.cpu.as_ref(), &at("resources.cpu"))?,
-        ephemeral_storage: bytes(resources.ephemeral_storage.as_ref(), &at("resources.ephemeralStorage"))?,
+        ephemeral_storage: bytes(
+            resources.ephemeral_storage.as_ref(),
+            &at("resources.ephemeralStorage"),
+        )?,
         cache: cache(group)?,
         drain_seconds: drain_seconds(group),
         tasks_per_device: group.tasks_per_device.and_then(|tasks| u16::try_from(tasks).ok()),
@@ -58,11 +61,19 @@ pub(super) fn validate(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<
 }
 
 fn prover(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<Prover, ValidationError> {
-    let unknown = || ValidationError::BackendUnknown { group: group.name.clone(), backend: group.backend.clone() };
-    let backend: &Backend =
-        spec.backends.iter().find(|backend| backend.name == group.backend).ok_or_else(unknown)?;
+    let unknown = || ValidationError::BackendUnknown {
+        group: group.name.clone(),
+        backend: group.backend.clone(),
+    };
+    let backend: &Backend = spec
+        .backends
+        .iter()
+        .find(|backend| backend.name == group.backend)
+        .ok_or_else(unknown)?;
     if backend.command.is_some() != (backend.system == ProofSystem::Command) {
-        return Err(ValidationError::CommandUnfit { backend: backend.name.clone() });
+        return Err(ValidationError::CommandUnfit {
+            backend: backend.name.clone(),
+        });
     }
     Ok(Prover {
         name: backend.name.clone(),
@@ -77,7 +88,9 @@ fn prover(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<Prover, Valid
 fn devices(group: &WorkerGroup) -> Result<Devices, ValidationError> {
     let count = |count: Option<i32>| usize::try_from(count.unwrap_or(1)).unwrap_or(1).max(1);
     match (&group.device.cpu, &group.device.gpu) {
-        (Some(cpu), None) => Ok(Devices::Cpu { count: count(cpu.count) }),
+        (Some(cpu), None) => Ok(Devices::Cpu {
+            count: count(cpu.count),
+        }),
         (None, Some(gpu)) => Ok(Devices::Gpu {
             count: count(gpu.count),
             request: gpu_request(group, gpu)?,
@@ -88,19 +101,28 @@ fn devices(group: &WorkerGroup) -> Result<Devices, ValidationError> {
                 &format!("spec.workerGroups[{}].device.gpu.minMemory", group.name),
             )?,
         }),
-        _ => Err(ValidationError::DeviceUnfit { group: group.name.clone() }),
+        _ => Err(ValidationError::DeviceUnfit {
+            group: group.name.clone(),
+        }),
     }
 }
 
 fn gpu_request(group: &WorkerGroup, gpu: &GpuDevice) -> Result<GpuRequest, ValidationError> {
-    match (&gpu.resource_claim_template_name, &gpu.resource_name, &gpu.mig_profile) {
+    match (
+        &gpu.resource_claim_template_name,
+        &gpu.resource_name,
+        &gpu.mig_profile,
+    ) {
         (Some(template), None, None) => Ok(GpuRequest::ClaimTemplate(template.clone())),
-        (Some(_), _, _) => Err(ValidationError::ClaimAndResource { group: group.name.clone() }),
+        (Some(_), _, _) => Err(ValidationError::ClaimAndResource {
+            group: group.name.clone(),
+        }),
         (None, Some(resource), _) => Ok(GpuRequest::Resource(resource.clone())),
         // The device plugin writes `1g.10gb+me` as `mig-1g.10gb.me`, since names of resources have no plus sign.
-        (None, None, Some(profile)) => {
-            Ok(GpuRequest::Resource(format!("nvidia.com/mig-{}", profile.replace('+', "."))))
-        }
+        (None, None, Some(profile)) => Ok(GpuRequest::Resource(format!(
+            "nvidia.com/mig-{}",
+            profile.replace('+', ".")
+        ))),
         (None, None, None) => Ok(GpuRequest::Resource(NVIDIA_GPU.to_owned())),
     }
 }
@@ -116,9 +138,11 @@ fn replicas(group: &WorkerGroup) -> Result<Replicas, ValidationError> {
             match scaling.mode {
                 ScalingMode::Hpa => Err(unavailable("HPA")),
                 ScalingMode::Keda => Err(unavailable("KEDA")),
-                ScalingMode::Native if min > max => {
-                    Err(ValidationError::ScalingBoundsUnfit { group: name(), min, max })
-                }
+                ScalingMode::Native if min > max => Err(ValidationError::ScalingBoundsUnfit {
+                    group: name(),
+                    min,
+                    max,
+                }),
                 ScalingMode::Native => Ok(Replicas::Scaled { min, max }),
             }
         }
@@ -127,9 +151,13 @@ fn replicas(group: &WorkerGroup) -> Result<Replicas, ValidationError> {
 
 fn memory(group: &WorkerGroup, devices: &Devices) -> Result<Memory, ValidationError> {
     let at = |name: &str| format!("spec.workerGroups[{}].{name}", group.name);
-    let asked = group.resources.as_ref().and_then(|resources| resources.memory.as_ref());
-    let total = bytes(asked, &at("resources.memory"))?
-        .ok_or_else(|| ValidationError::MemoryMissing { group: group.name.clone() })?;
+    let asked = group
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.memory.as_ref());
+    let total = bytes(asked, &at("resources.memory"))?.ok_or_else(|| ValidationError::MemoryMissing {
+        group: group.name.clone(),
+    })?;
     let exchange = bytes(group.exchange_size.as_ref(), &at("exchangeSize"))?
         .unwrap_or(Bytes(total.0 / EXCHANGE_SHARE).min(LARGEST_DEFAULT_EXCHANGE));
     let count = u64::try_from(devices.count()).unwrap_or(u64::MAX);
@@ -138,7 +166,9 @@ fn memory(group: &WorkerGroup, devices: &Devices) -> Result<Memory, ValidationEr
     } else {
         Bytes(0)
     };
-    let taken = exchange.0.saturating_add(shared_per_device.0.saturating_mul(count));
+    let taken = exchange
+        .0
+        .saturating_add(shared_per_device.0.saturating_mul(count));
     if taken.saturating_add(LEAST_PROVER_MEMORY.0) > total.0 {
         return Err(ValidationError::MemoryTooSmall {
             group: group.name.clone(),
@@ -147,12 +177,19 @@ fn memory(group: &WorkerGroup, devices: &Devices) -> Result<Memory, ValidationEr
             least: LEAST_PROVER_MEMORY.0,
         });
     }
-    Ok(Memory { total, exchange, shared_per_device })
+    Ok(Memory {
+        total,
+        exchange,
+        shared_per_device,
+    })
 }
 
 fn cache(group: &WorkerGroup) -> Result<Cache, ValidationError> {
     let Some(cache) = &group.cache else {
-        return Ok(Cache { size: DEFAULT_CACHE, storage_class: None });
+        return Ok(Cache {
+            size: DEFAULT_CACHE,
+            storage_class: None,
+        });
     };
     let field = format!("spec.workerGroups[{}].cache.size", group.name);
     Ok(Cache {

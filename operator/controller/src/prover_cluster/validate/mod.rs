@@ -31,7 +31,9 @@ pub fn validate(cluster: &ProverCluster) -> Result<ValidatedCluster, ValidationE
     let mut seen = BTreeSet::new();
     for group in &spec.worker_groups {
         if !seen.insert(&group.name) {
-            return Err(ValidationError::GroupTwice { group: group.name.clone() });
+            return Err(ValidationError::GroupTwice {
+                group: group.name.clone(),
+            });
         }
         groups.push(group::validate(group, spec)?);
     }
@@ -51,7 +53,9 @@ fn identity(cluster: &ProverCluster) -> Result<Identity, ValidationError> {
     let fits = name.len() <= LONGEST_CLUSTER_NAME
         && name.starts_with(|letter: char| letter.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !fits {
         return Err(ValidationError::NameUnfit { name });
     }
@@ -69,12 +73,18 @@ pub(super) fn apply_strategy(cluster: &ProverCluster) -> Result<ApplyStrategy, V
         None => Ok(ApplyStrategy::Apply),
         Some("paused") => Ok(ApplyStrategy::Paused),
         Some("dry-run") => Ok(ApplyStrategy::DryRun),
-        Some(value) => Err(ValidationError::ApplyStrategyUnknown { value: value.to_owned() }),
+        Some(value) => Err(ValidationError::ApplyStrategyUnknown {
+            value: value.to_owned(),
+        }),
     }
 }
 
 fn store(s3: &S3Store) -> Result<Store, ValidationError> {
-    let prefix = s3.prefix.as_deref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
+    let prefix = s3
+        .prefix
+        .as_deref()
+        .map(|prefix| format!("/{prefix}"))
+        .unwrap_or_default();
     let mut parameters = url::form_urlencoded::Serializer::new(String::new());
     if let Some(endpoint) = &s3.endpoint {
         let unfit = |problem: &str| ValidationError::EndpointUnfit {
@@ -101,7 +111,10 @@ fn store(s3: &S3Store) -> Result<Store, ValidationError> {
     Ok(Store {
         url: format!("s3://{}{prefix}{separator}{parameters}", s3.bucket),
         credentials: s3.credentials_ref.as_ref().map(|secret| secret.name.clone()),
-        authority: s3.ca_ref.as_ref().map(|reference| (reference.name.clone(), reference.key.clone())),
+        authority: s3
+            .ca_ref
+            .as_ref()
+            .map(|reference| (reference.name.clone(), reference.key.clone())),
     })
 }
 
@@ -122,7 +135,9 @@ fn coordinator(cluster: &ProverCluster) -> Result<Coordinator, ValidationError> 
 }
 
 fn namespaces(cluster: &ProverCluster) -> Result<AllowedNamespaces, ValidationError> {
-    let Some(allowed) = &cluster.spec.allowed_namespaces else { return Ok(AllowedNamespaces::Same) };
+    let Some(allowed) = &cluster.spec.allowed_namespaces else {
+        return Ok(AllowedNamespaces::Same);
+    };
     match (allowed.from, &allowed.selector) {
         (NamespacesFrom::Same, None) => Ok(AllowedNamespaces::Same),
         (NamespacesFrom::All, None) => Ok(AllowedNamespaces::All),
@@ -152,7 +167,8 @@ fn currencies(cluster: &ProverCluster) -> Result<(), ValidationError> {
 /// Overrides must not take away by what the operator finds its pods.
 fn overrides(pod: &PodOverrides, field: &str) -> Result<(), ValidationError> {
     let own = |key: &str| {
-        key.split_once('/').is_some_and(|(domain, _)| domain == "proving.rs" || domain.ends_with(".proving.rs"))
+        key.split_once('/')
+            .is_some_and(|(domain, _)| domain == "proving.rs" || domain.ends_with(".proving.rs"))
             || [names::NAME_LABEL, names::COMPONENT_LABEL, names::MANAGED_BY_LABEL].contains(&key)
     };
     let reserved = |part: &str, key: &str| ValidationError::KeyReserved {
@@ -181,8 +197,15 @@ fn overrides(pod: &PodOverrides, field: &str) -> Result<(), ValidationError> {
 }
 
 fn image(text: &str, field: &str) -> Result<Image, ValidationError> {
-    if text.is_empty() || text.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
-        return Err(ValidationError::ImageUnfit { field: field.to_owned(), image: text.to_owned() });
+    if text.is_empty()
+        || text
+            .chars()
+            .any(|letter| letter.is_whitespace() || letter.is_control())
+    {
+        return Err(ValidationError::ImageUnfit {
+            field: field.to_owned(),
+            image: text.to_owned(),
+        });
     }
     Ok(Image(text.to_owned()))
 }
@@ -204,7 +227,10 @@ fn cores(quantity: Option<&Quantity>, field: &str) -> Result<Option<MilliCores>,
 }
 
 fn unfit_quantity(quantity: &Quantity, field: &str) -> ValidationError {
-    ValidationError::QuantityUnfit { field: field.to_owned(), value: quantity.to_string() }
+    ValidationError::QuantityUnfit {
+        field: field.to_owned(),
+        value: quantity.to_string(),
+    }
 }
 
 #[cfg(test)]
