@@ -25,7 +25,10 @@ fn manifests_below(folder: &Path) -> Vec<String> {
             found.extend(manifests_below(&path));
         } else if path.extension().is_some_and(|extension| extension == "yaml") {
             let text = std::fs::read_to_string(&path).expect("a sample");
-            if text.lines().any(|line| line.starts_with("apiVersion: proving.rs/")) {
+            if text
+                .lines()
+                .any(|line| line.starts_with("apiVersion: proving.rs/"))
+            {
                 found.push(path.to_string_lossy().into_owned());
             }
         }

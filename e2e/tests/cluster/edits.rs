@@ -1,0 +1,107 @@
+//! ProverClusters that are edited while they prove.
+
+use std::time::Duration;
+
+use prover_e2e::Model;
+use serde_json::json;
+
+use crate::support::kubectl::{apply, list, try_kubectl};
+use crate::support::objects::Cluster;
+use crate::support::scene::Scene;
+use crate::support::steps::{
+    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_workers, eventually,
+    expect_no_leaked_artifacts, start_cluster, submit, workers,
+};
+
+#[test]
+fn groups_are_added_and_removed_while_a_job_runs() {
+    let scene = Scene::new("groups");
+    start_cluster(
+        &scene,
+        &Cluster::emulated(&scene).group("first", "emulated", json!({})),
+    );
+    let job = submit(&scene, &Model::new(40).duration("prove", 600).manifest("long"));
+    job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 1);
+    let both = Cluster::emulated(&scene)
+        .group("first", "emulated", json!({}))
+        .group("second", "emulated", json!({}));
+    apply(both.manifest());
+    await_workers(&scene, "second", 1, POD_REPLACED);
+    apply(
+        Cluster::emulated(&scene)
+            .group("second", "emulated", json!({}))
+            .manifest(),
+    );
+    let done = job.succeeded(JOB_FINISHED);
+    assert_eq!(attempts(&done, "failed"), 0, "{:#}", done["status"]);
+    eventually(POD_REPLACED, || {
+        let orphans = list(scene.namespace(), "deployments", "proving.rs/worker-group=first").len();
+        if orphans == 0 {
+            Ok(())
+        } else {
+            Err(format!("{orphans} Deployments of a removed group"))
+        }
+    });
+    expect_no_leaked_artifacts(&scene, &[&job]);
+    scene.finish();
+}
+
+#[test]
+fn a_changed_group_gets_a_new_deployment_and_the_job_goes_on() {
+    let scene = Scene::new("revision");
+    start_cluster(
+        &scene,
+        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
+    );
+    let job = submit(&scene, &Model::new(30).duration("prove", 500).manifest("steady"));
+    job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 1);
+    let before = workers(&scene, "cpu")[0]["metadata"]["labels"]["proving.rs/revision"].clone();
+    let changed = json!({"pod": {"env": [{"name": "E2E_REVISION", "value": "2"}]}});
+    apply(
+        Cluster::emulated(&scene)
+            .group("cpu", "emulated", changed)
+            .manifest(),
+    );
+    eventually(Duration::from_secs(90), || {
+        let pods = workers(&scene, "cpu");
+        let revisions: Vec<_> = pods
+            .iter()
+            .map(|pod| &pod["metadata"]["labels"]["proving.rs/revision"])
+            .collect();
+        match revisions[..] {
+            [revision] if *revision != before => Ok(()),
+            _ => Err(format!(
+                "workers of revisions {revisions:?}, not only one other than {before}"
+            )),
+        }
+    });
+    let done = job.succeeded(JOB_FINISHED);
+    assert_eq!(attempts(&done, "failed"), 0, "{:#}", done["status"]);
+    expect_no_leaked_artifacts(&scene, &[&job]);
+    scene.finish();
+}
+
+#[test]
+fn applying_the_same_manifest_again_changes_nothing() {
+    let scene = Scene::new("again");
+    let cluster = Cluster::emulated(&scene).group("cpu", "emulated", json!({}));
+    start_cluster(&scene, &cluster);
+    let versions = || {
+        let output = try_kubectl(&[
+            "get",
+            "deployments,services,serviceaccounts,roles,rolebindings,poddisruptionbudgets,networkpolicies",
+            "--namespace",
+            scene.namespace(),
+            "--output",
+            "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.generation} {.metadata.uid}{\"\\n\"}{end}",
+        ]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let before = versions();
+    let generation = |object: &serde_json::Value| object["metadata"]["generation"].clone();
+    let first = apply(cluster.manifest());
+    assert_eq!(generation(&first), generation(&apply(cluster.manifest())));
+    submit(&scene, &Model::new(2).manifest("afterwards")).succeeded(JOB_FINISHED);
+    assert_eq!(before, versions());
+    scene.finish();
+}

@@ -1,0 +1,204 @@
+//! The path from a manifest to a verified proof, per backend, and jobs of several namespaces at once.
+
+use std::process::Command;
+use std::time::Duration;
+
+use prover_e2e::{Manifest, Model, bin_directory, binary, sample_program};
+use serde_json::{Value, json};
+
+use crate::support::kubectl::{apply, get, kubectl};
+use crate::support::objects::Cluster;
+use crate::support::scene::Scene;
+use crate::support::steps::{
+    JOB_FINISHED, attempts, await_event, expect_no_leaked_artifacts, start_cluster, submit, submit_in,
+};
+use crate::support::store;
+
+/// A RISC Zero proof of few segments on what cores a test machine has, beside other tests.
+const REAL_PROOF: Duration = Duration::from_secs(900);
+
+#[test]
+fn an_emulated_job_runs_in_pods_claims_no_proof_and_leaves_nothing() {
+    let scene = Scene::new("emulated");
+    start_cluster(
+        &scene,
+        &Cluster::emulated(&scene).group("cpu", "emulated", json!({"replicas": 2})),
+    );
+    let model = Model::new(8).duration("prove", 200);
+    let job = submit(&scene, &model.manifest("emulated"));
+    let done = job.succeeded(JOB_FINISHED);
+    assert_eq!(done["status"]["emulated"], true);
+    assert!(
+        done["status"]["proof"].is_null(),
+        "a job that proved nothing claims a proof"
+    );
+    // 8 segments, so 8 lifts and 7 joins; one plan, one finalize, one verify. Nothing failed, so each ran once.
+    assert_eq!(attempts(&done, "succeeded"), 8 + 8 + 7 + 3);
+    assert_eq!((attempts(&done, "failed"), attempts(&done, "lost")), (0, 0));
+    await_event(
+        job.namespace.as_str(),
+        "emulated",
+        "Succeeded",
+        Duration::from_secs(10),
+    );
+    expect_no_leaked_artifacts(&scene, &[&job]);
+    job.delete(Duration::from_secs(60));
+    assert_eq!(
+        scene.keys_of_jobs(),
+        Vec::<String>::new(),
+        "a deleted emulated job leaves nothing"
+    );
+    scene.finish();
+}
+
+#[test]
+fn two_jobs_of_two_namespaces_are_proved_at_once() {
+    let mut scene = Scene::new("namespaces");
+    let other = scene.another_namespace("guest");
+    let cluster = Cluster::emulated(&scene)
+        .spec(
+            "allowedNamespaces",
+            json!({"from": "Selector", "selector": {"matchLabels": {"proving.rs/e2e": scene.label()}}}),
+        )
+        .group("cpu", "emulated", json!({"replicas": 2}));
+    start_cluster(&scene, &cluster);
+    let model = Model::new(16).duration("prove", 500);
+    let jobs = [
+        submit(&scene, &model.manifest("first")),
+        submit_in(&scene, &other, &model.manifest("second")),
+    ];
+    // Fairness between namespaces: each gets devices while the other still has work.
+    for job in &jobs {
+        job.wait("both jobs make progress", JOB_FINISHED, |job| {
+            crate::support::steps::Applied::done(job, "Prove") >= 2
+        });
+    }
+    let unfinished = jobs
+        .iter()
+        .filter(|job| job.now()["status"]["phase"] == "Running")
+        .count();
+    assert_eq!(unfinished, 2, "the jobs ran one after the other");
+    for job in &jobs {
+        job.succeeded(JOB_FINISHED);
+    }
+    expect_no_leaked_artifacts(&scene, &[&jobs[0], &jobs[1]]);
+    scene.finish();
+}
+
+#[test]
+fn a_job_of_a_namespace_that_is_not_allowed_is_told_so() {
+    let mut scene = Scene::new("stranger");
+    let other = scene.another_namespace("stranger");
+    start_cluster(
+        &scene,
+        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
+    );
+    let job = submit_in(&scene, &other, &Model::new(1).manifest("unwanted"));
+    job.wait("the job is refused", Duration::from_secs(30), |job| {
+        crate::support::scene::condition(job, "Accepted").is_some_and(|accepted| {
+            accepted["status"] == "False" && accepted["reason"] == "NamespaceNotAllowed"
+        })
+    });
+    scene.finish();
+}
+
+#[test]
+fn a_risc_zero_proof_made_in_pods_is_verified_by_the_cli() {
+    let scene = Scene::new("risc0");
+    start_cluster(
+        &scene,
+        &Cluster::risc0(&scene).group(
+            "cpu",
+            "risc0",
+            json!({
+                "replicas": 1, "resources": {"cpu": "500m", "memory": "4Gi"}, "exchangeSize": "512Mi",
+            }),
+        ),
+    );
+    let job = submit(&scene, &fibonacci(&scene, "fibonacci", 1_000));
+    let done = job.succeeded(REAL_PROOF);
+    expect_verified(&done, "fibonacci");
+    expect_no_leaked_artifacts(&scene, &[&job]);
+    scene.finish();
+}
+
+/// F(n), with the program in a ConfigMap.
+pub(crate) fn fibonacci(scene: &Scene, name: &str, n: u64) -> Manifest {
+    let program = sample_program("fibonacci");
+    if get(scene.namespace(), "configmap", "fibonacci").is_none() {
+        let file = format!("--from-file=program={}", program.display());
+        kubectl(&[
+            "create",
+            "configmap",
+            "fibonacci",
+            "--namespace",
+            scene.namespace(),
+            &file,
+        ]);
+    }
+    Manifest::risc0(name, "Succinct", &program)
+        .spec(
+            "program",
+            json!({"configMap": {"name": "fibonacci", "key": "program"}}),
+        )
+        .spec("input", json!({"inline": base64(&n.to_le_bytes())}))
+        .spec("segmentPo2", json!(16))
+        .spec("maxCycles", json!(1_000_000))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Downloads the proof that a job claims and has the command line verify it against the program's own identity.
+pub(crate) fn expect_verified(job: &Value, program: &str) {
+    let proof = &job["status"]["proof"];
+    let uri = proof["uri"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no proof: {:#}", job["status"]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("proof");
+    store::download(uri, &file);
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().len(),
+        proof["sizeBytes"].as_u64().unwrap()
+    );
+    let identity = Command::new(binary("prover-backend-risc0"))
+        .args(["image-id", "--program"])
+        .arg(sample_program(program))
+        .output()
+        .unwrap();
+    let identity = String::from_utf8(identity.stdout).unwrap();
+    assert_eq!(proof["programId"].as_str(), Some(identity.trim()));
+    let output = Command::new(binary("kubectl-proof"))
+        .arg("verify")
+        .arg(&file)
+        .args(["--image-id", identity.trim()])
+        .env("PROVER_BACKENDS_DIRECTORY", bin_directory())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "the proof is refused: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_manifest_that_breaks_a_rule_is_refused_with_what_to_write_instead() {
+    let scene = Scene::new("rules");
+    let mut job = crate::support::objects::job(&scene, scene.namespace(), &Model::new(1).manifest("broken"));
+    job["spec"]["program"] = json!({"file": {"path": "program.elf"}});
+    let refusal = crate::support::kubectl::try_apply(&job).unwrap_err();
+    assert!(
+        refusal.contains("file") && refusal.contains("local mode"),
+        "{refusal}"
+    );
+    apply(&crate::support::objects::job(
+        &scene,
+        scene.namespace(),
+        &Model::new(1).manifest("whole"),
+    ));
+    scene.finish();
+}

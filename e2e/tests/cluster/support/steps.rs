@@ -1,0 +1,269 @@
+//! Steps that many scenarios share, with their time limits, and the checks for lost jobs, doubled tasks and leaks.
+
+use std::time::{Duration, Instant};
+
+use prover_e2e::Manifest;
+use serde_json::Value;
+
+use super::kubectl::{apply, await_gone, await_named, await_object, get, kubectl, list};
+use super::objects::{self, CLUSTER, Cluster};
+use super::scene::{Scene, condition, is_true};
+
+/// From a ProverCluster to its workers connected: pods are scheduled, images are there.
+pub(crate) const CLUSTER_READY: Duration = Duration::from_secs(90);
+/// From a job to its end, where its tasks take seconds at most.
+pub(crate) const JOB_FINISHED: Duration = Duration::from_secs(120);
+/// From a job to its first running task on warm workers.
+pub(crate) const JOB_RUNNING: Duration = Duration::from_secs(30);
+/// From the end of a job to the deletion of what only it needed.
+pub(crate) const COLLECTED: Duration = Duration::from_secs(30);
+/// From the loss of a pod to another in its place.
+pub(crate) const POD_REPLACED: Duration = Duration::from_secs(60);
+
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Applies a ProverCluster and waits until it can prove.
+pub(crate) fn start_cluster(scene: &Scene, cluster: &Cluster) -> Value {
+    apply(cluster.manifest());
+    await_cluster(scene, "the ProverCluster is ready", CLUSTER_READY, |cluster| {
+        is_true(cluster, "Ready") && is_true(cluster, "WorkersReady") && observed(cluster)
+    })
+}
+
+/// Waits for something about the scene's ProverCluster.
+pub(crate) fn await_cluster(
+    scene: &Scene,
+    what: &str,
+    limit: Duration,
+    holds: impl FnMut(&Value) -> bool,
+) -> Value {
+    await_named(scene.namespace(), "provercluster", CLUSTER, what, limit, holds)
+}
+
+/// Whether status speaks of the present spec.
+pub(crate) fn observed(object: &Value) -> bool {
+    object["status"]["observedGeneration"] == object["metadata"]["generation"]
+}
+
+/// A job that was applied.
+pub(crate) struct Applied {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+impl Applied {
+    /// Waits for something about the job.
+    pub(crate) fn wait(&self, what: &str, limit: Duration, holds: impl FnMut(&Value) -> bool) -> Value {
+        await_named(&self.namespace, "proofjob", &self.name, what, limit, holds)
+    }
+
+    /// Waits until the job is finished, well or not.
+    pub(crate) fn finished(&self, limit: Duration) -> Value {
+        self.wait(&format!("job {} is finished", self.name), limit, |job| {
+            is_true(job, "Finished")
+        })
+    }
+
+    /// Waits until the job has succeeded, and checks what every success must show.
+    ///
+    /// # Panics
+    /// It failed, or its status contradicts itself.
+    pub(crate) fn succeeded(&self, limit: Duration) -> Value {
+        let job = self.finished(limit);
+        assert!(
+            is_true(&job, "Succeeded"),
+            "job {} did not succeed: {:#}",
+            self.name,
+            job["status"]
+        );
+        assert_eq!(job["status"]["phase"], "Succeeded");
+        expect_each_task_once(&job);
+        job
+    }
+
+    /// Waits until the job has failed with this reason.
+    pub(crate) fn failed(&self, reason: &str, limit: Duration) -> Value {
+        let job = self.finished(limit);
+        assert!(
+            is_true(&job, "Failed"),
+            "job {} did not fail: {:#}",
+            self.name,
+            job["status"]
+        );
+        let failed = condition(&job, "Failed").unwrap();
+        assert_eq!(failed["reason"], reason, "{:#}", job["status"]);
+        job
+    }
+
+    /// The job now.
+    pub(crate) fn now(&self) -> Value {
+        get(&self.namespace, "proofjob", &self.name).expect("the job is there")
+    }
+
+    /// Finished tasks of a stage.
+    pub(crate) fn done(job: &Value, stage: &str) -> u64 {
+        stages(job)
+            .find(|found| found["name"] == stage)
+            .and_then(|found| found["done"].as_u64())
+            .unwrap_or(0)
+    }
+
+    /// Deletes the job and waits until it is gone, with what it left in the store but for what its user keeps.
+    pub(crate) fn delete(&self, limit: Duration) {
+        kubectl(&[
+            "delete",
+            "proofjob",
+            &self.name,
+            "--namespace",
+            &self.namespace,
+            "--wait=false",
+        ]);
+        await_gone(&self.namespace, "proofjob", &self.name, limit);
+    }
+}
+
+/// Applies a job of the scene's first namespace.
+pub(crate) fn submit(scene: &Scene, manifest: &Manifest) -> Applied {
+    submit_in(scene, scene.namespace(), manifest)
+}
+
+/// Applies a job.
+pub(crate) fn submit_in(scene: &Scene, namespace: &str, manifest: &Manifest) -> Applied {
+    let job = apply(&objects::job(scene, namespace, manifest));
+    Applied {
+        namespace: namespace.to_owned(),
+        name: name(&job).to_owned(),
+    }
+}
+
+fn stages(job: &Value) -> impl Iterator<Item = &Value> {
+    job["status"]["progress"]["stages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+}
+
+/// Every task that was known is done, and each gave one accepted result.
+fn expect_each_task_once(job: &Value) {
+    let mut known = 0;
+    for stage in stages(job) {
+        assert_eq!(
+            stage["done"], stage["total"],
+            "unfinished tasks in a finished job: {:#}",
+            job["status"]
+        );
+        known += stage["total"].as_u64().unwrap_or(0);
+    }
+    assert!(known > 0, "a finished job shows no stages: {:#}", job["status"]);
+    let attempts = &job["status"]["attempts"];
+    assert_eq!(
+        attempts["succeeded"].as_u64(),
+        Some(known),
+        "results that were accepted twice: {:#}",
+        job["status"]
+    );
+}
+
+/// Attempts of a kind (`started`, `failed`, `lost`).
+pub(crate) fn attempts(job: &Value, kind: &str) -> u64 {
+    job["status"]["attempts"][kind].as_u64().unwrap_or(0)
+}
+
+/// Ready worker pods of a group, oldest first.
+pub(crate) fn workers(scene: &Scene, group: &str) -> Vec<Value> {
+    let selector = format!("proving.rs/cluster={CLUSTER},proving.rs/worker-group={group}");
+    let mut pods = list(scene.namespace(), "pods", &selector);
+    pods.retain(|pod| is_true(pod, "Ready") && pod["metadata"]["deletionTimestamp"].is_null());
+    pods.sort_by_key(|pod| {
+        pod["metadata"]["creationTimestamp"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    });
+    pods
+}
+
+/// Waits until a group has so many connected workers by its cluster's status.
+pub(crate) fn await_workers(scene: &Scene, group: &str, count: u64, limit: Duration) {
+    await_cluster(
+        scene,
+        &format!("group {group} has {count} connected workers"),
+        limit,
+        |cluster| {
+            let groups = cluster["status"]["groups"].as_array();
+            groups
+                .into_iter()
+                .flatten()
+                .any(|found| found["name"] == group && found["workers"]["connected"].as_u64() == Some(count))
+        },
+    );
+}
+
+/// The name of an object.
+pub(crate) fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// Deletes a pod without grace, as a lost machine does.
+pub(crate) fn kill_pod(scene: &Scene, pod: &str) {
+    kubectl(&[
+        "delete",
+        "pod",
+        pod,
+        "--namespace",
+        scene.namespace(),
+        "--grace-period=0",
+        "--force",
+    ]);
+}
+
+/// Waits for an event about an object.
+pub(crate) fn await_event(namespace: &str, object: &str, reason: &str, limit: Duration) -> Value {
+    let field = format!("involvedObject.name={object},reason={reason}");
+    let what = format!("an event {reason} about {object}");
+    await_object(
+        namespace,
+        "events",
+        &["--field-selector", &field],
+        &what,
+        limit,
+        |_| true,
+    )
+}
+
+/// Finished jobs must leave nothing in the store but what their status names: proof and public values.
+///
+/// # Panics
+/// Something else is still there after [`COLLECTED`].
+pub(crate) fn expect_no_leaked_artifacts(scene: &Scene, jobs: &[&Applied]) {
+    let mut kept = Vec::new();
+    for job in jobs {
+        let status = job.now()["status"].clone();
+        for place in [&status["proof"]["uri"], &status["publicValues"]["uri"]] {
+            kept.extend(place.as_str().map(str::to_owned));
+        }
+    }
+    eventually(COLLECTED, || {
+        let mut leaked = scene.keys_of_jobs();
+        leaked.retain(|key| !kept.iter().any(|uri| uri.ends_with(key.as_str())));
+        if leaked.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("artifacts that no status names: {leaked:#?}"))
+        }
+    });
+}
+
+/// Looks again and again at what can't be watched until it is as it should be.
+///
+/// # Panics
+/// It is not within `limit`: the message is what the last look found wrong.
+pub(crate) fn eventually(limit: Duration, mut look: impl FnMut() -> Result<(), String>) {
+    let give_up = Instant::now() + limit;
+    while let Err(wrong) = look() {
+        assert!(Instant::now() < give_up, "after {limit:?}: {wrong}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
