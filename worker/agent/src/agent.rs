@@ -199,14 +199,18 @@ impl Agent {
                     Some(event) => self.apply(event),
                     None => return Err(AgentError::PartEnded { part: "queue" }),
                 },
-                asked = leave.wait_for(|leave| *leave == Leave::Drain), if self.draining.is_none() => {
+                asked = leave.wait_for(|leave| *leave == Leave::Drain), if !self.is_leaving() => {
                     // Whoever could ask it to stay is gone: so it leaves.
                     drop(asked);
-                    self.start_drain("the worker was asked to leave");
+                    self.start_drain("the worker was asked to leave", true);
                 }
                 () = tokio::time::sleep_until(deadline) => self.deadline_passed(),
             }
         }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.draining.as_ref().is_some_and(|draining| draining.leaves)
     }
 
     fn apply(&mut self, event: Event) {

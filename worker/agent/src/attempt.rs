@@ -1,12 +1,12 @@
 //! One attempt on its way through the agent.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use prover_backend::protocol::{AttemptCompleted, InputFile};
 use prover_wire::protocol::{Assign, Usage, WorkerMessage};
 use tokio_util::sync::CancellationToken;
 
+use crate::transfer::AttemptFolder;
 use crate::usage::Share;
 
 /// Where an attempt is.
@@ -52,7 +52,7 @@ pub(crate) struct Attempt {
     /// Index of its slot: a device, or the control lane.
     pub(crate) slot: usize,
     pub(crate) stage: Stage,
-    pub(crate) directory: PathBuf,
+    pub(crate) folder: AttemptFolder,
     /// Ends its transfers.
     pub(crate) cancel: CancellationToken,
     pub(crate) fetch: Duration,

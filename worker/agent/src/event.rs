@@ -1,7 +1,6 @@
 //! What happens to the agent's own loop: everything that it decides by comes as one of these, one at a time.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::{ChildEnd, Meter};
-use crate::transfer::{Fetched, TransferError, Uploaded};
+use crate::transfer::{AttemptFolder, Fetched, TransferError, Uploaded};
 
 /// Commands to one child.
 pub(crate) type Commands = mpsc::Sender<Result<AgentCommand, tonic::Status>>;
@@ -95,7 +94,7 @@ pub(crate) enum ChildNews {
 /// Where an attempt lives.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptView {
-    pub(crate) directory: PathBuf,
+    pub(crate) folder: AttemptFolder,
     pub(crate) artifact_prefix: String,
     pub(crate) description: Arc<BackendDescription>,
     pub(crate) cancel: CancellationToken,

@@ -15,6 +15,7 @@ mod connect;
 mod error;
 mod event;
 mod files;
+mod folder;
 mod host;
 pub mod launch;
 mod limits;

@@ -116,6 +116,30 @@ impl Service {
             .map_err(CallError::into_status)
     }
 
+    /// Makes a call that is answered by a stream, and translates its answers.
+    async fn open_stream<A, T>(
+        &self,
+        attempt: u64,
+        call: call::Call,
+        reply: impl FnOnce(mpsc::Sender<Result<A, Status>>) -> Reply,
+        translate: fn(A) -> T,
+    ) -> Result<Response<Answers<T>>, Status>
+    where
+        A: Send + 'static,
+        T: Send + 'static,
+    {
+        let (sender, answers) = mpsc::channel(QUEUED_ANSWERS);
+        self.tell(Event::Called {
+            slot: self.slot,
+            attempt,
+            call,
+            reply: reply(sender),
+        })
+        .await?;
+        let answers = ReceiverStream::new(answers).map(move |answer| answer.map(translate));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     /// Runs a transfer unless the attempt is stopped first.
     async fn unless_stopped<T>(
         view: &AttemptView,
@@ -313,24 +337,15 @@ impl AgentService for Service {
                 .iter()
                 .try_for_each(|id| validate::name("request id", id)),
         )?;
-        let (reply, results) = mpsc::channel(QUEUED_ANSWERS);
         let call = call::Call::SubscribeTasks(wire::SubscribeTasks { request_ids });
-        self.tell(Event::Called {
-            slot: self.slot,
-            attempt,
-            call,
-            reply: Reply::TaskResults(reply),
-        })
-        .await?;
-        let results = ReceiverStream::new(results).map(|result| {
-            result.map(|result: wire::TaskResult| TaskResult {
-                request_id: result.request_id,
-                succeeded: result.succeeded,
-                result: result.result,
-                failure: result.failure,
-            })
-        });
-        Ok(Response::new(Box::pin(results)))
+        let translate = |result: wire::TaskResult| TaskResult {
+            request_id: result.request_id,
+            succeeded: result.succeeded,
+            result: result.result,
+            failure: result.failure,
+        };
+        self.open_stream(attempt, call, Reply::TaskResults, translate)
+            .await
     }
 
     async fn send_channel_message(
@@ -361,26 +376,17 @@ impl AgentService for Service {
             start_offset,
         } = request.into_inner();
         check(validate::name("request id", &request_id))?;
-        let (reply, messages) = mpsc::channel(QUEUED_ANSWERS);
         let call = call::Call::ReadChannel(wire::ReadChannel {
             request_id,
             start_offset,
         });
-        self.tell(Event::Called {
-            slot: self.slot,
-            attempt,
-            call,
-            reply: Reply::ChannelMessages(reply),
-        })
-        .await?;
-        let messages = ReceiverStream::new(messages).map(|message| {
-            message.map(|message: wire::ChannelMessage| ChannelMessage {
-                offset: message.offset,
-                payload: message.payload,
-                end_of_channel: message.end_of_channel,
-            })
-        });
-        Ok(Response::new(Box::pin(messages)))
+        let translate = |message: wire::ChannelMessage| ChannelMessage {
+            offset: message.offset,
+            payload: message.payload,
+            end_of_channel: message.end_of_channel,
+        };
+        self.open_stream(attempt, call, Reply::ChannelMessages, translate)
+            .await
     }
 
     async fn put_artifact(
@@ -394,8 +400,12 @@ impl AgentService for Service {
         } = request.into_inner();
         check(validate::name("artifact", &name))?;
         let view = self.view(attempt_id).await?;
-        let path = check(validate::file_inside(&view.directory, &name, Path::new(&path)))?;
-        let storing = transfer::store_one(&*self.store, &view.artifact_prefix, attempt_id, &name, &path);
+        let path = check(validate::file_inside(
+            &view.folder.path(),
+            &name,
+            Path::new(&path),
+        ))?;
+        let storing = transfer::store_one(&*self.store, &view.artifact_prefix, &view.folder, &name, path);
         let artifact = Self::unless_stopped(&view, storing).await?;
         self.metrics.uploaded_bytes.inc_by(artifact.size_bytes);
         let call = call::Call::BindArtifact(wire::BindArtifact {
@@ -411,8 +421,8 @@ impl AgentService for Service {
         let GetArtifactRequest { attempt_id, name } = request.into_inner();
         let view = self.view(attempt_id).await?;
         let artifact = self.resolve(attempt_id, &name).await?;
-        let path = transfer::got_path(&view.directory, &name);
-        Self::unless_stopped(&view, transfer::fetch_one(&*self.store, &artifact, &path)).await?;
+        let getting = transfer::get_one(&*self.store, &artifact, view.folder.clone(), &name);
+        let path = Self::unless_stopped(&view, getting).await?;
         self.metrics.fetched_bytes.inc_by(artifact.size_bytes);
         let path = path.to_string_lossy().into_owned();
         Ok(Response::new(GetArtifactResponse {

@@ -14,6 +14,7 @@ use prover_wire::protocol::{Artifact, FailureClass};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::folder::{Folder, OpenFile};
 use crate::limits::{FETCH_TRIES, TRANSFER_FIRST, TRANSFER_LONGEST, TRANSFERS_AT_ONCE, UPLOAD_PATIENCE};
 
 /// Folder of fetched inputs in an attempt's directory.
@@ -185,23 +186,17 @@ pub(crate) async fn fetch_one(
 pub(crate) async fn fetch(
     store: Arc<dyn ArtifactStore>,
     artifacts: Vec<Artifact>,
-    directory: PathBuf,
+    attempt: AttemptFolder,
 ) -> Result<Fetched, TransferError> {
     let started = Instant::now();
-    let folder = directory.join(INPUT_FOLDER);
-    tokio::fs::create_dir_all(&folder)
-        .await
-        .map_err(|source| TransferError::Directory {
-            path: folder.clone(),
-            source,
-        })?;
+    let folder = blocking(move || attempt.make(INPUT_FOLDER)).await?;
     let fetching = artifacts.into_iter().map(|artifact| {
         let (store, folder) = (store.clone(), folder.clone());
         async move {
             // The name becomes a file name.
             validate::name("input", &artifact.name)?;
-            let path = folder.join(&artifact.name);
-            fetch_one(&*store, &artifact, &path).await?;
+            fetch_one(&*store, &artifact, &folder.own_path().join(&artifact.name)).await?;
+            let path = folder.path().join(&artifact.name);
             Ok::<_, TransferError>(InputFile {
                 name: artifact.name,
                 path: path.to_string_lossy().into_owned(),
@@ -222,19 +217,87 @@ pub(crate) async fn fetch(
     })
 }
 
-/// Where an artifact that a running attempt asked for lies.
-pub(crate) fn got_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(GOT_FOLDER).join(name)
+/// Fetches an artifact that a running attempt asked for, and answers with where it lies.
+pub(crate) async fn get_one(
+    store: &dyn ArtifactStore,
+    artifact: &Artifact,
+    attempt: AttemptFolder,
+    name: &str,
+) -> Result<PathBuf, TransferError> {
+    let folder = blocking(move || attempt.make(GOT_FOLDER)).await?;
+    fetch_one(store, artifact, &folder.own_path().join(name)).await?;
+    Ok(folder.path().join(name))
 }
 
-/// Stores one file under the attempt's own key.
+/// Runs what looks at files, which may block for a moment on a busy disk.
+async fn blocking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| TransferError::Malformed {
+        what: "looking at files",
+        source: error.into(),
+    })?
+}
+
+/// The folder of one attempt, which its backend may write into.
+#[derive(Clone, Debug)]
+pub(crate) struct AttemptFolder {
+    /// The folder of all attempts.
+    attempts: Folder,
+    attempt: u64,
+}
+
+impl AttemptFolder {
+    pub(crate) fn new(attempts: Folder, attempt: u64) -> Self {
+        Self { attempts, attempt }
+    }
+
+    /// Where its backend sees it.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.attempts.path().join(self.attempt.to_string())
+    }
+
+    fn failed(&self, source: std::io::Error) -> TransferError {
+        TransferError::Directory {
+            path: self.path(),
+            source,
+        }
+    }
+
+    /// Makes a folder in it.
+    fn make(&self, name: &str) -> Result<Folder, TransferError> {
+        let folder = self.attempts.make(&self.attempt.to_string());
+        folder
+            .and_then(|folder| folder.make(name))
+            .map_err(|source| self.failed(source))
+    }
+
+    /// Opens a file that its backend names.
+    fn file(&self, name: &str, path: &Path) -> Result<OpenFile, TransferError> {
+        let folder = self.attempts.enter(&self.attempt.to_string());
+        let folder = folder.map_err(|source| self.failed(source))?;
+        Ok(folder.file(name, path)?)
+    }
+
+    /// Removes it with all that is in it.
+    pub(crate) fn remove(&self) -> std::io::Result<()> {
+        self.attempts.remove(&self.attempt.to_string())
+    }
+}
+
+/// Stores one file of an attempt under the attempt's own key.
 pub(crate) async fn store_one(
     store: &dyn ArtifactStore,
     artifact_prefix: &str,
-    attempt: u64,
+    folder: &AttemptFolder,
     name: &str,
-    path: &Path,
+    path: PathBuf,
 ) -> Result<Artifact, TransferError> {
+    let attempt = folder.attempt;
+    let (opened_in, opened_as) = (folder.clone(), name.to_owned());
+    let file = blocking(move || opened_in.file(&opened_as, &path)).await?;
+    let path = &file.path();
     let malformed = |source: StoreError| TransferError::Malformed {
         what: "the artifact's name or prefix",
         source: source.into(),
@@ -276,21 +339,15 @@ pub(crate) async fn store_one(
 pub(crate) async fn upload(
     store: Arc<dyn ArtifactStore>,
     artifact_prefix: String,
-    attempt: u64,
-    directory: PathBuf,
+    folder: AttemptFolder,
     declared: Vec<String>,
     outputs: Vec<OutputFile>,
 ) -> Result<Uploaded, TransferError> {
-    // Looking at files may block for a moment on a busy disk.
-    let files =
-        tokio::task::spawn_blocking(move || validate::output_files(&directory, &declared, &outputs)).await;
-    let files = files.map_err(|error| TransferError::Malformed {
-        what: "checking outputs",
-        source: error.into(),
-    })??;
+    let directory = folder.path();
+    let files = blocking(move || Ok(validate::output_files(&directory, &declared, &outputs)?)).await?;
     let storing = files.into_iter().map(|(name, path)| {
-        let (store, prefix) = (store.clone(), artifact_prefix.clone());
-        async move { store_one(&*store, &prefix, attempt, &name, &path).await }
+        let (store, prefix, folder) = (store.clone(), artifact_prefix.clone(), folder.clone());
+        async move { store_one(&*store, &prefix, &folder, &name, path).await }
     });
     let outputs: Vec<Artifact> = stream::iter(storing)
         .buffered(TRANSFERS_AT_ONCE)

@@ -9,7 +9,12 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use tempfile::TempDir;
 
 use crate::error::AgentError;
+use crate::folder::Folder;
 use crate::limits::SOCKET_PATH_BYTES;
+use crate::transfer::AttemptFolder;
+
+/// Name of the folder for attempts.
+const ATTEMPTS: &str = "attempts";
 
 /// Longest name of a socket in its folder, with the slash before it.
 const SOCKET_NAME_BYTES: usize = "/65535.sock".len();
@@ -17,7 +22,9 @@ const SOCKET_NAME_BYTES: usize = "/65535.sock".len();
 /// The work directory of this agent.
 #[derive(Debug)]
 pub(crate) struct WorkDirectory {
-    attempts: PathBuf,
+    /// Held open: what a backend does to its path changes nothing here.
+    attempts: Folder,
+    root: Folder,
     sockets: TempDir,
     bytes: u64,
     /// Held as long as the agent lives; the kernel lets go of it when the process ends in any way.
@@ -45,14 +52,24 @@ impl WorkDirectory {
             }
             Err(error) => return Err(failed("lock the work directory", path)(error.into())),
         }
-        let attempts = path.join("attempts");
-        let _ = std::fs::remove_dir_all(&attempts);
-        std::fs::create_dir_all(&attempts).map_err(failed("make the folder for attempts", &attempts))?;
+        let root = Folder::open(path).map_err(failed("open the work directory", path))?;
+        match root.remove(ATTEMPTS) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("empty the folder for attempts", &path.join(ATTEMPTS))(
+                    error,
+                ));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let attempts = root
+            .make(ATTEMPTS)
+            .map_err(failed("make the folder for attempts", &path.join(ATTEMPTS)))?;
         let sockets = Self::sockets_below(path).map_err(failed("make the folder for sockets", path))?;
         let space = statvfs(path).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
         let free = space.map_err(|error| failed("measure the work directory", path)(error.into()))?;
         Ok(Self {
             attempts,
+            root,
             sockets,
             bytes: bytes.unwrap_or(free),
             _lock: lock,
@@ -82,8 +99,8 @@ impl WorkDirectory {
     }
 
     /// Where an attempt has its files.
-    pub(crate) fn attempt(&self, attempt: u64) -> PathBuf {
-        self.attempts.join(attempt.to_string())
+    pub(crate) fn attempt(&self, attempt: u64) -> AttemptFolder {
+        AttemptFolder::new(self.attempts.clone(), attempt)
     }
 
     /// Bytes that inputs may take.
@@ -95,7 +112,7 @@ impl WorkDirectory {
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
         // What can't be removed now is removed by the next agent.
-        let _ = std::fs::remove_dir_all(&self.attempts);
+        let _ = self.root.remove(ATTEMPTS);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::calls;
 use crate::child::Killed;
 use crate::event::{AttemptView, Event, Reply};
 use crate::limits::{PLACES_KEPT_FROM_PROGRESS, STOP_WITHIN};
-use crate::transfer::{self, Fetched, TransferError, Uploaded};
+use crate::transfer::{self, AttemptFolder, Fetched, TransferError, Uploaded};
 
 impl Agent {
     /// Starts to fetch the inputs of queued attempts that have room, in order of assignment.
@@ -47,11 +47,11 @@ impl Agent {
             used += bytes;
             attempt.stage = Stage::Fetching;
             let (store, events, attempt_id) = (self.store.clone(), self.events.clone(), *id);
-            let (inputs, directory) = (attempt.assign.inputs.clone(), attempt.directory.clone());
+            let (inputs, folder) = (attempt.assign.inputs.clone(), attempt.folder.clone());
             let cancel = attempt.cancel.clone();
             tokio::spawn(async move {
                 tokio::select! {
-                    result = transfer::fetch(store, inputs, directory) => {
+                    result = transfer::fetch(store, inputs, folder) => {
                         drop(events.send(Event::Fetched { attempt: attempt_id, result }).await);
                     }
                     () = cancel.cancelled() => {}
@@ -154,7 +154,7 @@ impl Agent {
             attempt_id: id,
             job_id: assign.job_id.clone(),
             task_type: assign.task_type.clone(),
-            directory: attempt.directory.to_string_lossy().into_owned(),
+            directory: attempt.folder.path().to_string_lossy().into_owned(),
             inputs,
             outputs: assign.outputs.clone(),
             parameters: assign.parameters.clone(),
@@ -251,12 +251,12 @@ impl Agent {
             );
         } else if let Some(attempt) = self.attempts.get_mut(&id) {
             let (store, events, cancel) = (self.store.clone(), self.events.clone(), attempt.cancel.clone());
-            let (prefix, directory) = (attempt.assign.artifact_prefix.clone(), attempt.directory.clone());
+            let (prefix, folder) = (attempt.assign.artifact_prefix.clone(), attempt.folder.clone());
             let (declared, outputs) = (attempt.assign.outputs.clone(), completed.outputs.clone());
             attempt.stage = Stage::Uploading(Box::new(completed));
             tokio::spawn(async move {
                 let started = tokio::time::Instant::now();
-                let uploading = transfer::upload(store, prefix, id, directory, declared, outputs);
+                let uploading = transfer::upload(store, prefix, folder, declared, outputs);
                 tokio::select! {
                     result = uploading => {
                         drop(events.send(Event::Uploaded { attempt: id, result, took: started.elapsed() }).await);
@@ -412,7 +412,7 @@ impl Agent {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.cancel.cancel();
             attempt.stage = Stage::Reported(Box::new(report));
-            remove_later(attempt.directory.clone());
+            remove_later(attempt.folder.clone());
         }
         self.fetch_what_has_room();
     }
@@ -424,7 +424,7 @@ impl Agent {
         if let Some(attempt) = self.attempts.remove(&id) {
             attempt.cancel.cancel();
             if attempt.stage.has_files() {
-                remove_later(attempt.directory);
+                remove_later(attempt.folder);
             }
             self.start_what_can(attempt.slot);
         }
@@ -534,7 +534,7 @@ impl Agent {
             .clone()
             .ok_or_else(|| CallError::Internal("no backend".to_owned()))?;
         Ok(AttemptView {
-            directory: attempt.directory.clone(),
+            folder: attempt.folder.clone(),
             artifact_prefix: attempt.assign.artifact_prefix.clone(),
             description,
             cancel: attempt.cancel.clone(),
@@ -559,11 +559,12 @@ fn outcome(class: FailureClass) -> &'static str {
 }
 
 /// Removes files without holding up the agent's loop.
-fn remove_later(directory: std::path::PathBuf) {
-    tokio::spawn(async move {
-        if let Err(error) = tokio::fs::remove_dir_all(&directory).await
+fn remove_later(folder: AttemptFolder) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = folder.remove()
             && error.kind() != std::io::ErrorKind::NotFound
         {
+            let directory = folder.path();
             tracing::warn!(directory = %directory.display(), %error, "an attempt's files could not be removed");
         }
     });

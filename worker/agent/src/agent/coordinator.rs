@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Agent;
 use super::children::USABLE_AGAIN;
 use crate::attempt::{Attempt, Stage};
+use crate::config::BackendPlace;
 use crate::event::Outgoing;
 use crate::usage::Share;
 
@@ -106,7 +107,9 @@ impl Agent {
             Message::TaskResult(result) => self.calls.task_result(result),
             Message::ChannelMessage(message) => self.calls.channel_message(message),
             Message::Drain(drain) => {
-                self.start_drain(&format!("the coordinator asked for it: {}", drain.reason));
+                // A container that ends is started again: in a pod it stays, with nothing to do, until the pod goes.
+                let leaves = matches!(self.config.backend, BackendPlace::Command(_));
+                self.start_drain(&format!("the coordinator asked for it: {}", drain.reason), leaves);
             }
             Message::Welcome(_) => tracing::warn!("the coordinator sent a second welcome: ignored"),
             Message::NotLeader(_) => {
@@ -128,7 +131,7 @@ impl Agent {
         let attempt = Attempt {
             slot: slot.unwrap_or(self.slots.len() - 1),
             stage: Stage::Queued,
-            directory: self.work.attempt(id),
+            folder: self.work.attempt(id),
             cancel: CancellationToken::new(),
             fetch: Duration::ZERO,
             upload: Duration::ZERO,

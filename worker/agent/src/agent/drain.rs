@@ -13,6 +13,8 @@ pub(super) struct Draining {
     pub(super) reason: String,
     /// When running attempts are stopped.
     pub(super) deadline: Instant,
+    /// It ends when nothing is left to do. Else it waits until it is asked to.
+    pub(super) leaves: bool,
     /// Attempts that were stopped at the deadline; none before.
     stopped: Option<usize>,
 }
@@ -21,8 +23,10 @@ pub(super) struct Draining {
 const NEVER: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
 impl Agent {
-    pub(super) fn start_drain(&mut self, reason: &str) {
-        if self.draining.is_some() {
+    /// Takes nothing more, and leaves when nothing is left, if that is asked.
+    pub(super) fn start_drain(&mut self, reason: &str, leaves: bool) {
+        if let Some(draining) = &mut self.draining {
+            draining.leaves |= leaves;
             return;
         }
         tracing::info!(
@@ -35,6 +39,7 @@ impl Agent {
         self.draining = Some(Draining {
             reason: reason.to_owned(),
             deadline,
+            leaves,
             stopped: None,
         });
         self.tell_draining();
@@ -73,8 +78,10 @@ impl Agent {
             Some(Draining {
                 deadline,
                 stopped: Some(_),
+                leaves: true,
                 ..
             }) => *deadline + LEAVE_WITHIN,
+            Some(Draining { leaves: false, .. }) => Instant::now() + NEVER,
         }
     }
 
@@ -114,7 +121,7 @@ impl Agent {
 
     /// How the agent leaves, when it is time to.
     pub(super) fn departure(&self) -> Option<Departure> {
-        let draining = self.draining.as_ref()?;
+        let draining = self.draining.as_ref().filter(|draining| draining.leaves)?;
         let stopped = draining.stopped.unwrap_or_default();
         let out_of_time = draining.stopped.is_some() && Instant::now() >= draining.deadline + LEAVE_WITHIN;
         if self.attempts.is_empty() && stopped == 0 {

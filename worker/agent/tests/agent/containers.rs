@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use prover_agent::{BackendPlace, Departure};
 use prover_backend::supervisor::Sample;
-use prover_wire::protocol::FailureClass;
+use prover_wire::protocol::worker_message::Message as Said;
+use prover_wire::protocol::{Drain, FailureClass};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::container::Container;
@@ -192,4 +193,54 @@ async fn processor_time_and_memory_of_an_attempt_are_what_the_supervisor_says() 
     assert_eq!(usage.peak_memory_bytes, peak_memory_bytes);
     session.acknowledge(1).await;
     assert_eq!(agent.drained().await, Departure::Empty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_in_a_pod_stays_idle_until_it_is_asked_to_leave() {
+    let mut pod = Pod::mk().await;
+    let agent = pod.bench.run();
+    let device = pod.container("cpu-0");
+    let mut session = pod.bench.coordinator.welcomed(1).await;
+    session.assign(mk_assign(1, &[pod.bench.step_wait("gate")])).await;
+    session.started(1).await;
+    let reason = "scaled in".to_owned();
+    session.send(Drain { reason }).await;
+    let Said::Draining(draining) = session.next().await else {
+        panic!("the drain should be told")
+    };
+    assert!(draining.reason.contains("scaled in"), "{draining:?}");
+    pod.bench.open_gate("gate");
+    session.succeeded(1).await;
+    session.acknowledge(1).await;
+    // A container that ended would be started again, and take work again.
+    session.assign(mk_assign(2, &[])).await;
+    assert!(session.recall_answered(2).await, "nothing new is taken");
+    assert_eq!(agent.drained().await, Departure::Empty);
+    device.was_shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_end_of_the_drain_time_what_runs_in_containers_is_handed_back_and_they_are_shut_down() {
+    let mut pod = Pod::mk().await;
+    pod.bench.config.drain = std::time::Duration::from_millis(300);
+    let agent = pod.bench.run();
+    let (device, control) = (pod.container("cpu-0"), pod.container("control"));
+    let mut session = pod.bench.coordinator.welcomed(1).await;
+    session
+        .assign(mk_assign(1, &[pod.bench.step_wait("never")]))
+        .await;
+    session.started(1).await;
+    agent.leave.send_replace(prover_agent::Leave::Drain);
+    let Said::Draining(_) = session.next().await else {
+        panic!("the drain should be told first")
+    };
+    session.failed_with(1, FailureClass::WorkerLeaving).await;
+    session.acknowledge(1).await;
+    let left = Departure::OutOfTime {
+        stopped: 1,
+        unacknowledged: 0,
+    };
+    assert_eq!(agent.ended().await.unwrap(), left);
+    device.was_shut_down().await;
+    control.was_shut_down().await;
 }

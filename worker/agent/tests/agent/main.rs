@@ -9,3 +9,4 @@ mod pipeline;
 mod session;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

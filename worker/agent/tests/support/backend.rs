@@ -103,6 +103,12 @@ async fn take(attempt: &Attempt, step: Step) -> Result<(), TaskError> {
             std::fs::write(&written, std::process::id().to_string()).map_err(|error| local(&error))?;
             std::fs::rename(written, path).map_err(|error| local(&error))?;
         }
+        Step::Environment { output } => {
+            let told: Vec<String> = std::env::vars()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            attempt.write_output(&output, told.join("\n").as_bytes()).await?;
+        }
         Step::Print(line) => eprintln!("{line}"),
         Step::Signal(signal) => {
             let signal = Signal::from_named_raw(signal).expect("a signal");

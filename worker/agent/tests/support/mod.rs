@@ -182,11 +182,15 @@ impl WorkerPlane for Plane {
 
 impl Coordinator {
     pub(crate) async fn start() -> Self {
+        Self::start_over(tonic::transport::Server::builder(), "http").await
+    }
+
+    pub(crate) async fn start_over(mut server: tonic::transport::Server, scheme: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (sender, sessions) = mpsc::channel(16);
         tokio::spawn(
-            tonic::transport::Server::builder()
+            server
                 .add_service(WorkerPlaneServer::new(Plane { sessions: sender }))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );

@@ -21,6 +21,8 @@ pub(crate) enum Step {
     Join { name: String },
     /// Writes the process id into a file.
     ProcessId(PathBuf),
+    /// Writes all environment variables into an output.
+    Environment { output: String },
     /// Prints a line on standard error.
     Print(String),
     /// Sends a signal to this process.

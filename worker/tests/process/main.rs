@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../agent/tests/support/mod.rs"]
+mod containers;
+#[path = "../../agent/tests/support/mod.rs"]
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -10,12 +11,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
+use prover_agent::BackendPlace;
+use prover_wire::protocol::Assign;
 use prover_wire::protocol::worker_message::Message as Said;
 use rustix::process::{Pid, Signal, kill_process};
 use support::steps::Step;
 use support::{Bench, mk_assign, mk_plan, process_gone, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+
+/// A credential in the environment of every worker.
+const SECRET: &str = "the-secret-of-the-store";
 
 /// A worker process; killed with its test.
 struct Worker {
@@ -34,13 +40,19 @@ impl Worker {
             ("--store", config.store.clone()),
             ("--host-memory", "1000000000".to_owned()),
             ("--work-directory", config.work_directory.display().to_string()),
-            ("--backend-command", bench.program().display().to_string()),
+            match &config.backend {
+                BackendPlace::Command(program) => ("--backend-command", program.display().to_string()),
+                BackendPlace::Sockets(folder) => ("--backend-sockets", folder.display().to_string()),
+            },
         ]);
         arguments.extend(more.chunks(2).map(|pair| (pair[0], pair[1].to_owned())));
         let log = bench.path("worker.log");
         let child = Command::new(env!("CARGO_BIN_EXE_prover-worker"))
             .args(arguments.iter().flat_map(|(name, value)| [*name, value.as_str()]))
             .env("PROVER_LOG", "info")
+            // None of a prover's business.
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
+            .env("PROVER_TEST_PASSED_ON", "wanted")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -125,6 +137,42 @@ async fn at_the_end_of_its_drain_time_the_worker_exits_with_0_and_says_what_is_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn backends_get_neither_the_credentials_of_the_worker_nor_the_path_of_its_token() {
+    let mut bench = Bench::mk().await;
+    let mut worker = Worker::start(&bench, &["--backend-env", "PROVER_TEST_PASSED_ON"]);
+    let mut session = bench.coordinator.welcomed(1).await;
+    let assign = mk_assign(
+        1,
+        &[Step::Environment {
+            output: "told".to_owned(),
+        }],
+    );
+    session
+        .assign(Assign {
+            outputs: vec!["told".to_owned()],
+            ..assign
+        })
+        .await;
+    session.started(1).await;
+    let succeeded = session.succeeded(1).await;
+    let told = bench.content(&succeeded.outputs[0]).await;
+    for part in [
+        SECRET,
+        "AWS_",
+        "TOKEN",
+        &bench.config.token_file.display().to_string(),
+    ] {
+        assert!(!told.contains(part), "{part} in {told}");
+    }
+    for part in ["PATH=", "PROVER_DEVICE=cpu-0", "PROVER_TEST_PASSED_ON=wanted"] {
+        assert!(told.contains(part), "{part} not in {told}");
+    }
+    session.acknowledge(1).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_worker_at_once_with_its_children() {
     let mut bench = Bench::mk().await;
     let mut worker = Worker::start(&bench, &[]);
@@ -189,7 +237,7 @@ async fn a_killed_worker_takes_a_child_with_it_that_does_not_listen_to_anybody()
     let text = format!("#!/bin/sh\necho -n $$ > {part} && mv {part} {process}\nexec sleep 300\n");
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    bench.config.backend = prover_agent::BackendPlace::Command(script);
+    bench.config.backend = BackendPlace::Command(script);
     let mut worker = Worker::start(&bench, &[]);
     let child = bench.process_id("pid").await;
     worker.signal(Signal::KILL);
@@ -239,7 +287,12 @@ async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
 async fn bad_arguments_end_the_worker_with_2_and_a_message_that_says_what_to_write() {
     let bench = Bench::mk().await;
     let no_folder = bench.config.token_file.display().to_string();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 6] = [
+        (&["--coordinator", "http://192.0.2.1:7000"], "in the clear"),
+        (
+            &["--coordinator", "https://192.0.2.1:7000"],
+            "--coordinator-ca-file",
+        ),
         (
             &["--backend-command", "/nowhere/backend"],
             "/nowhere/backend is no file",
@@ -269,7 +322,7 @@ async fn a_backend_that_never_starts_ends_the_worker_with_1_and_the_backends_wor
     let script = bench.path("backend.sh");
     std::fs::write(&script, "#!/bin/sh\necho no such device >&2\nexit 4\n").unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    bench.config.backend = prover_agent::BackendPlace::Command(script);
+    bench.config.backend = BackendPlace::Command(script);
     let mut worker = Worker::start(&bench, &[]);
     assert_eq!(worker.ended().await.code(), Some(1), "{}", worker.log());
     assert!(worker.log().contains("no such device"), "{}", worker.log());
