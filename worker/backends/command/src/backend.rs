@@ -55,13 +55,15 @@ impl Backend for Command {
         BackendDescription {
             name: self.config.backend.clone(),
             version: self.config.version(),
-            attempts_at_once: self.config.attempts_at_once,
+            attempts_at_once: self.config.attempts_at_once(),
             proofs: vec![ProofOffer {
                 system: self.config.offered_as(),
                 kind: KIND.to_owned(),
                 root_task_type: task_type::PLAN.to_owned(),
                 parent_chain: vec![resources(PLANNER_MEMORY_BYTES)],
-                largest_leaf: Some(resources(largest_leaf.max(self.config.verify_host_memory_bytes))),
+                largest_leaf: Some(resources(
+                    largest_leaf.max(self.config.verify_host_memory_bytes()),
+                )),
             }],
             task_types: (0..)
                 .zip(task_types)

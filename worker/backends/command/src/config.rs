@@ -114,34 +114,17 @@ pub(crate) struct Config {
     version: String,
     pub(crate) prove: CommandLine,
     pub(crate) verify: CommandLine,
-    #[serde(default = "prove_seconds")]
-    timeout_seconds: u64,
-    #[serde(default = "verify_seconds")]
-    verify_timeout_seconds: u64,
+    #[serde(default)]
+    timeout_seconds: Option<u64>,
+    #[serde(default)]
+    verify_timeout_seconds: Option<u64>,
     /// Of one proof. All memory of the smallest worker where absent.
     #[serde(default)]
     pub(crate) host_memory_bytes: Option<u64>,
-    #[serde(default = "verify_memory_bytes")]
-    pub(crate) verify_host_memory_bytes: u64,
-    /// Attempts that one process takes at once.
-    #[serde(default = "one")]
-    pub(crate) attempts_at_once: u32,
-}
-
-fn prove_seconds() -> u64 {
-    PROVE_SECONDS
-}
-
-fn verify_seconds() -> u64 {
-    VERIFY_SECONDS
-}
-
-fn verify_memory_bytes() -> u64 {
-    VERIFY_MEMORY_BYTES
-}
-
-fn one() -> u32 {
-    1
+    #[serde(default)]
+    verify_host_memory_bytes: Option<u64>,
+    #[serde(default)]
+    attempts_at_once: Option<u32>,
 }
 
 impl Config {
@@ -171,10 +154,10 @@ impl Config {
         if config.prove.names(Place::PublicValues) && !config.verify.names(Place::PublicValues) {
             return invalid("verify", "must contain {publicValues}, since prove writes them");
         }
-        if config.timeout_seconds == 0 || config.verify_timeout_seconds == 0 {
+        if config.timeout().is_zero() || config.verify_timeout().is_zero() {
             return invalid("timeoutSeconds", "must be at least 1");
         }
-        if !(1..=MOST_ATTEMPTS_AT_ONCE).contains(&config.attempts_at_once) {
+        if !(1..=MOST_ATTEMPTS_AT_ONCE).contains(&config.attempts_at_once()) {
             return invalid("attemptsAtOnce", "must be between 1 and 64");
         }
         Ok(config)
@@ -210,11 +193,21 @@ impl Config {
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        Duration::from_secs(self.timeout_seconds)
+        Duration::from_secs(self.timeout_seconds.unwrap_or(PROVE_SECONDS))
     }
 
     pub(crate) fn verify_timeout(&self) -> Duration {
-        Duration::from_secs(self.verify_timeout_seconds)
+        Duration::from_secs(self.verify_timeout_seconds.unwrap_or(VERIFY_SECONDS))
+    }
+
+    /// Of one verification.
+    pub(crate) fn verify_host_memory_bytes(&self) -> u64 {
+        self.verify_host_memory_bytes.unwrap_or(VERIFY_MEMORY_BYTES)
+    }
+
+    /// Attempts that one process takes at once.
+    pub(crate) fn attempts_at_once(&self) -> u32 {
+        self.attempts_at_once.unwrap_or(1)
     }
 }
 

@@ -76,8 +76,8 @@ fn tasks(config: &Config, plan: &JobPlan, program_id: String) -> Vec<TaskSubmiss
         .host_memory_bytes
         .unwrap_or(plan.smallest_worker_memory_bytes);
     let verify_memory = match plan.smallest_worker_memory_bytes {
-        0 => config.verify_host_memory_bytes,
-        smallest => config.verify_host_memory_bytes.min(smallest),
+        0 => config.verify_host_memory_bytes(),
+        smallest => config.verify_host_memory_bytes().min(smallest),
     };
     let prove = TaskSubmission {
         request_id: task_type::PROVE.to_owned(),

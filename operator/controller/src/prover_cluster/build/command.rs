@@ -1,6 +1,6 @@
 //! What the command backend is told: which programs of the user's image prove and verify.
 
-use prover_crds::CommandBackend;
+use prover_crds::{CommandBackend, Quantity};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -18,14 +18,15 @@ pub(super) fn configuration(group: &Group, command: &CommandBackend) -> String {
     let mut version = hex::encode(Sha256::digest(identity.as_bytes()));
     version.truncate(VERSION_DIGITS);
     json!({
-        "name": group.prover.name,
+        "backend": group.prover.name,
         "version": version,
         "prove": command.prove,
         "verify": command.verify,
         "timeoutSeconds": command.timeout_seconds,
         "verifyTimeoutSeconds": command.verify_timeout_seconds,
-        "hostMemory": command.host_memory,
-        "verifyHostMemory": command.verify_host_memory,
+        "hostMemoryBytes": command.host_memory.as_ref().and_then(Quantity::units),
+        "verifyHostMemoryBytes": command.verify_host_memory.as_ref().and_then(Quantity::units),
+        "attemptsAtOnce": group.tasks_per_device,
     })
     .to_string()
 }
