@@ -146,13 +146,13 @@ func TestTheConfigMapIsWhatTheLuaFilesSay(t *testing.T) {
 	if *update {
 		require.NoError(t, os.WriteFile(configMapFile, []byte(expected), 0o644))
 	}
-	assert.Equal(t, expected, read(t, configMapFile), "run `make argocd-configmap`")
+	assert.Equal(t, expected, read(t, configMapFile), "run `tools/test-gitops.sh update`")
 }
 
 func configMap(t *testing.T) string {
 	t.Helper()
 	var text strings.Builder
-	text.WriteString(`# Written from resource_customizations by ` + "`make argocd-configmap`" + `: do not edit.
+	text.WriteString(`# Written from resource_customizations by ` + "`tools/test-gitops.sh update`" + `: do not edit.
 # Merges into Argo CD's own ConfigMap, whose other keys stay as they are:
 #   kubectl apply --server-side --field-manager prover-operator --filename config/argocd/argocd-cm.yaml
 apiVersion: v1
