@@ -91,6 +91,8 @@ reasons! {
     GUEST_PANICKED = "GuestPanicked";
     /// The program wanted more input than there is.
     INPUT_TOO_SHORT = "InputTooShort";
+    /// The program is nothing that its proof system runs; the message says what it is instead.
+    INVALID_PROGRAM = "InvalidProgram";
     /// The program is no ELF file.
     NOT_AN_ELF = "NotAnElf";
     /// The program was built for another processor than the proof system's.

@@ -31,14 +31,14 @@ use groups::Groups;
 use jobs::WaitingJob;
 use workers::Worker;
 
-/// Counts the coordinators of a cluster, so that workers refuse an older one. One while there is no log.
-pub(crate) const EPOCH: u64 = 1;
 /// Commands that are applied before views and timers get their turn.
 const COMMANDS_PER_TURN: usize = 256;
 
 /// What the actor is made with.
 pub(crate) struct ActorParts {
     pub(crate) limits: Limits,
+    /// Counts the coordinators of a cluster, so that workers refuse an older one.
+    pub(crate) epoch: u64,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
@@ -81,7 +81,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) fn new(parts: ActorParts) -> Actor {
         Actor {
-            state: State::new(parts.limits.clone()),
+            state: State::in_epoch(parts.limits.clone(), parts.epoch),
             parts,
             workers: BTreeMap::new(),
             worker_ids: HashMap::new(),

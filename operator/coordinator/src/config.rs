@@ -28,6 +28,9 @@ pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct CoordinatorConfig {
     /// Where workers connect; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Higher than that of every earlier coordinator of the same cluster: workers refuse lower ones, and attempts of
+    /// different epochs have different ids. 1 where none went before.
+    pub epoch: u64,
     /// How workers prove who they are.
     pub worker_authentication: WorkerAuthentication,
     /// What connections are encrypted with; none: nothing is (local mode). The configuration offers HTTP/2 only, and
@@ -59,6 +62,7 @@ impl CoordinatorConfig {
     pub fn new(listen: SocketAddr, worker_authentication: WorkerAuthentication) -> Self {
         CoordinatorConfig {
             listen,
+            epoch: 1,
             worker_authentication,
             tls: None,
             limits: Limits::default(),

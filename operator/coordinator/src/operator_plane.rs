@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::actor::EPOCH;
 use crate::command::Command;
 use crate::sign_in::SignIn;
 use crate::view::{ClassDepth, ClusterView, WorkerView};
@@ -143,7 +142,7 @@ fn state(view: &ClusterView, now: Timestamp) -> wire::ClusterState {
     });
     let pinned = view.pinned_backends.iter();
     wire::ClusterState {
-        epoch: EPOCH,
+        epoch: view.epoch,
         waiting_jobs: view.queue_depth.queued_jobs,
         running_jobs: view.queue_depth.running_jobs,
         groups: groups.collect(),

@@ -63,6 +63,7 @@ pub async fn start(
     let stop = CancellationToken::new();
     let actor = Actor::new(ActorParts {
         limits: config.limits.clone(),
+        epoch: config.epoch,
         heartbeat_interval: config.heartbeat_interval,
         clock: Arc::clone(&config.clock),
         metrics: metrics.clone(),

@@ -294,6 +294,8 @@ pub struct QueueDepth {
 /// The whole coordinator at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterView {
+    /// Of the coordinator; 0 before its first view.
+    pub epoch: u64,
     /// All workers that are not gone, by name.
     pub workers: Vec<WorkerView>,
     /// How much work there is.

@@ -21,6 +21,8 @@ pub(crate) struct Slab<T> {
     chunks: Vec<Vec<Entry<T>>>,
     used: u32,
     free: Vec<u32>,
+    /// Of entries at indices that were never used.
+    first_generation: u32,
 }
 
 /// Entries per chunk, as a power of two.
@@ -29,10 +31,17 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
+        Slab::starting_at(0)
+    }
+
+    /// Identities begin with this generation, so that they differ from those of an earlier slab that began with a
+    /// lower one.
+    pub(crate) fn starting_at(first_generation: u32) -> Slab<T> {
         Slab {
             chunks: Vec::new(),
             used: 0,
             free: Vec::new(),
+            first_generation,
         }
     }
 
@@ -68,7 +77,7 @@ impl<T> Slab<T> {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         self.chunks[chunk].push(Entry {
-            generation: 0,
+            generation: self.first_generation,
             value: Some(value),
         });
         self.used += 1;

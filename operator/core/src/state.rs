@@ -57,16 +57,30 @@ pub struct State {
     pub(crate) pending_root: Option<(TaskSpec, u8)>,
 }
 
+/// Epoch of a state that follows no other.
+const FIRST_EPOCH: u64 = 1;
+/// How often a place may be used again before identities of the next epoch begin.
+const GENERATIONS_PER_EPOCH: u64 = 16;
+
 impl State {
-    /// Nothing known yet.
+    /// Nothing known yet, in the first epoch.
     pub fn new(limits: Limits) -> State {
+        State::in_epoch(limits, FIRST_EPOCH)
+    }
+
+    /// Nothing known yet. Workers may still hold attempts of earlier epochs: those of this one have other
+    /// identities, as long as an identity's place is used less than [`GENERATIONS_PER_EPOCH`] times per epoch.
+    pub fn in_epoch(limits: Limits, epoch: u64) -> State {
+        let epochs = epoch.saturating_sub(FIRST_EPOCH);
+        // Only the lower half counts: epochs that far apart have no attempts in common.
+        let first_generation = epochs.wrapping_mul(GENERATIONS_PER_EPOCH) as u32;
         State {
             limits,
             now: Timestamp(0),
             jobs: Slab::new(),
             job_by_uid: BTreeMap::new(),
             tasks: Slab::new(),
-            attempts: Slab::new(),
+            attempts: Slab::starting_at(first_generation),
             workers: Slab::new(),
             worker_by_id: BTreeMap::new(),
             tenants: Vec::new(),

@@ -161,6 +161,17 @@ impl Jobs {
         self.start_sweeps();
         let now = self.now();
         self.writer.start_due(now);
+        let gauges = [
+            ("known", self.jobs.len()),
+            ("backlog", self.backlog.len()),
+            ("admitting", self.admissions.len()),
+            ("unfinished", self.unfinished_in_all),
+            ("done", self.done.len()),
+        ];
+        for (stage, count) in gauges {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.parts.metrics.jobs.with_label_values(&[stage]).set(count);
+        }
     }
 
     /// Asks refused jobs again where there is room for more.

@@ -31,6 +31,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait before the store or the address is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
+/// 2026-01-01T00:00:00Z in seconds since 1970.
+const BEGIN_OF_EPOCHS: u64 = 1_767_225_600;
+
 /// What a coordinator is started with.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -326,9 +329,16 @@ fn coordinator_config(
     };
     let mut config = CoordinatorConfig::new(settings.listen, authentication);
     config.tls = tls;
+    config.epoch = epoch(clock.now_milliseconds());
     config.registry = registry.clone();
     config.clock = Arc::clone(clock);
     Ok(config)
+}
+
+/// An epoch that is higher than that of every earlier coordinator of the cluster, as there is only one at a time and
+/// none ends in the second in which it began: the seconds since 2026.
+fn epoch(now_milliseconds: u64) -> u64 {
+    (now_milliseconds / 1_000).saturating_sub(BEGIN_OF_EPOCHS).max(1)
 }
 
 fn sources(_client: &Client, _settings: &Settings) -> Arc<dyn ClusterSources> {

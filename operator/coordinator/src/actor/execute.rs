@@ -10,7 +10,7 @@ use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Actor, EPOCH};
+use super::Actor;
 use crate::admission::BackendCapacity;
 use crate::convert;
 use crate::deletes::Deletion;
@@ -143,7 +143,7 @@ impl Actor {
         };
         Some(wire::Assign {
             attempt_id: assignment.attempt.0,
-            epoch: EPOCH,
+            epoch: self.parts.epoch,
             job_id: record.request.uid.to_string(),
             artifact_prefix: record.request.prefix.as_str().trim_end_matches('/').to_owned(),
             task_type: spec.task_type.to_string(),

@@ -69,6 +69,7 @@ impl Actor {
             .collect();
         workers.sort_by(|one, other| one.worker_id.cmp(&other.worker_id));
         ClusterView {
+            epoch: self.parts.epoch,
             workers,
             queue_depth: self.queue_depth(),
             groups: self.group_depths(),

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{Actor, EPOCH};
+use super::Actor;
 use crate::catalogue::Backend;
 use crate::command::Connected;
 use crate::container::{ContainerEnd, ContainerKey, Decision, HeldFailure, waits_for_container};
@@ -116,9 +116,10 @@ impl Actor {
         identity: Identity,
         session: SessionHandle,
     ) -> Result<Connected, Status> {
-        if hello.highest_epoch > EPOCH {
+        let epoch = self.parts.epoch;
+        if hello.highest_epoch > epoch {
             let told = format!(
-                "this coordinator has epoch {EPOCH}, but the worker has seen epoch {}: a newer coordinator leads",
+                "this coordinator has epoch {epoch}, but the worker has seen epoch {}: a newer coordinator leads",
                 hello.highest_epoch
             );
             return Err(Status::failed_precondition(told));
@@ -148,7 +149,7 @@ impl Actor {
         self.send(
             worker,
             Outbound::Welcome(wire::Welcome {
-                epoch: EPOCH,
+                epoch,
                 heartbeat_interval_ms: u64::try_from(self.parts.heartbeat_interval.as_millis())
                     .unwrap_or(u64::MAX),
                 stop: stopped,

@@ -171,7 +171,7 @@ impl Jobs {
         job.failed_admissions = 0;
         job.stage = Stage::Taken {
             handle: handle.clone(),
-            views: Views(following.abort_handle()),
+            _views: Views(following.abort_handle()),
         };
         // A coordinator that has stopped has no jobs left to change.
         if stop {

@@ -24,7 +24,7 @@ pub(super) enum Stage {
     /// Its admission failed and is tried again.
     Retrying { at: Timestamp },
     /// The coordinator has it.
-    Taken { handle: JobHandle, views: Views },
+    Taken { handle: JobHandle, _views: Views },
     /// It has ended, which is being written.
     Ended,
     /// Its object is being deleted, or gone: its artifacts are collected. `keep` are the keys that its user keeps;
@@ -32,23 +32,6 @@ pub(super) enum Stage {
     Collecting { keep: Option<Vec<String>> },
     /// Its artifacts are collected, which is being written.
     Collected,
-}
-
-impl Stage {
-    /// Label of metrics.
-    pub(super) fn as_str(&self) -> &'static str {
-        match self {
-            Stage::Unknown => "unknown",
-            Stage::Refused => "refused",
-            Stage::Backlog => "backlog",
-            Stage::Admitting => "admitting",
-            Stage::Retrying { .. } => "retrying",
-            Stage::Taken { .. } => "taken",
-            Stage::Ended => "ended",
-            Stage::Collecting { .. } => "collecting",
-            Stage::Collected => "collected",
-        }
-    }
 }
 
 /// The task that tells of a job's views; it ends with this.

@@ -1,1 +1,208 @@
+//! The writer against an API server that answers as each test says.
 
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use prover_crds::Phase;
+use prover_runtime::prometheus::Registry;
+use serde_json::{Value, json};
+use tower_test::mock::{self, Handle};
+
+use super::*;
+
+type Server = Handle<Request<Body>, Response<Body>>;
+
+/// How the API server answers one write.
+#[derive(Clone, Copy, Debug)]
+enum Scenario {
+    Accepts,
+    ObjectGone,
+    AnotherUid,
+    Conflict,
+    Unavailable,
+}
+
+fn mk_writer() -> (StatusWriter, Server) {
+    let (service, handle) = mock::pair();
+    let client = Client::new(service, "default");
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    (StatusWriter::new(client, metrics), handle)
+}
+
+fn mk_name(name: &str) -> JobName {
+    JobName {
+        namespace: "tenant".into(),
+        name: name.into(),
+        uid: format!("uid-of-{name}").into(),
+    }
+}
+
+fn mk_status(phase: Phase, generation: i64) -> ProofJobStatus {
+    ProofJobStatus {
+        phase: Some(phase),
+        observed_generation: Some(generation),
+        ..ProofJobStatus::default()
+    }
+}
+
+/// Answers the next write and gives what it wrote.
+async fn serve(server: &mut Server, name: &str, scenario: Scenario) -> Value {
+    let (request, answer) = server.next_request().await.expect("a write");
+    assert_eq!(request.method(), Method::PATCH);
+    assert_eq!(
+        request.uri().path(),
+        format!("/apis/proving.rs/v1alpha1/namespaces/tenant/proofjobs/{name}/status")
+    );
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    assert!(
+        query.contains("fieldManager=prover-coordinator") && query.contains("force=true"),
+        "{query}"
+    );
+    assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
+    let bytes = request.into_body().collect().await.unwrap().to_bytes();
+    let written: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(written["metadata"]["uid"], format!("uid-of-{name}"));
+    let failure = |code: u16, reason: &str, message: &str| json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message });
+    let (code, body) = match scenario {
+        Scenario::Accepts => (
+            200,
+            json!({ "apiVersion": "proving.rs/v1alpha1", "kind": "ProofJob", "metadata": { "name": name } }),
+        ),
+        Scenario::ObjectGone => (404, failure(404, "NotFound", "not found")),
+        Scenario::AnotherUid => (
+            409,
+            failure(
+                409,
+                "Conflict",
+                "Precondition failed: UID in precondition: a, UID in object meta: b",
+            ),
+        ),
+        Scenario::Conflict => (409, failure(409, "Conflict", "the object has been modified")),
+        Scenario::Unavailable => (503, failure(503, "ServiceUnavailable", "restarting")),
+    };
+    let response = Response::builder()
+        .status(StatusCode::from_u16(code).unwrap())
+        .body(Body::from(body.to_string().into_bytes()))
+        .unwrap();
+    answer.send_response(response);
+    written["status"].clone()
+}
+
+/// Lets the writer send what is due, and answers it.
+async fn write_one(
+    writer: &mut StatusWriter,
+    server: &mut Server,
+    name: &JobName,
+    scenario: Scenario,
+    now: Timestamp,
+) -> (Value, Outcome) {
+    writer.start_due(now);
+    let (written, finished) = tokio::join!(serve(server, &name.name, scenario), writer.finished());
+    let (of, outcome) = writer.settle(finished, now);
+    assert_eq!(of, *name);
+    (written, outcome)
+}
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+#[tokio::test]
+async fn a_wanted_status_is_written_once() {
+    let (mut writer, mut server) = mk_writer();
+    let name = mk_name("one");
+    writer.known(&name, ProofJobStatus::default());
+    writer.want(&name, mk_status(Phase::Running, 1), NOW);
+    let (written, outcome) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, NOW).await;
+    assert_eq!(written["phase"], "Running");
+    assert!(matches!(outcome, Outcome::Written { ended: false }));
+    assert!(writer.is_settled(&name));
+    writer.want(&name, mk_status(Phase::Running, 1), NOW);
+    assert_eq!(writer.wake_at(), None);
+}
+
+#[tokio::test]
+async fn only_the_latest_of_several_statuses_is_written() {
+    let (mut writer, mut server) = mk_writer();
+    let name = mk_name("one");
+    writer.known(&name, ProofJobStatus::default());
+    writer.want(&name, mk_status(Phase::Queued, 1), NOW);
+    writer.start_due(NOW);
+    // The first one is on its way while three more are wanted.
+    for phase in [Phase::Running, Phase::Suspended, Phase::Succeeded] {
+        writer.want(&name, mk_status(phase, 1), NOW);
+    }
+    let (first, finished) = tokio::join!(serve(&mut server, "one", Scenario::Accepts), writer.finished());
+    writer.settle(finished, NOW);
+    let (second, outcome) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, NOW).await;
+    assert_eq!(
+        (first["phase"].as_str(), second["phase"].as_str()),
+        (Some("Queued"), Some("Succeeded"))
+    );
+    assert!(matches!(outcome, Outcome::Written { ended: true }));
+    assert_eq!(writer.unsettled(), 0);
+}
+
+#[tokio::test]
+async fn a_gone_object_is_forgotten() {
+    for scenario in [Scenario::ObjectGone, Scenario::AnotherUid] {
+        let (mut writer, mut server) = mk_writer();
+        let name = mk_name("one");
+        writer.known(&name, ProofJobStatus::default());
+        writer.want(&name, mk_status(Phase::Running, 1), NOW);
+        let (_, outcome) = write_one(&mut writer, &mut server, &name, scenario, NOW).await;
+        assert!(matches!(outcome, Outcome::Gone), "{scenario:?}");
+        writer.want(&name, mk_status(Phase::Failed, 1), NOW);
+        assert_eq!(writer.wake_at(), None, "{scenario:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_is_tried_again_later_with_the_latest_status() {
+    for scenario in [Scenario::Conflict, Scenario::Unavailable] {
+        let (mut writer, mut server) = mk_writer();
+        let name = mk_name("one");
+        writer.known(&name, ProofJobStatus::default());
+        writer.want(&name, mk_status(Phase::Running, 1), NOW);
+        let mut now = NOW;
+        for failures in 1..=3 {
+            let (_, outcome) = write_one(&mut writer, &mut server, &name, scenario, now).await;
+            assert!(matches!(outcome, Outcome::Failed), "{scenario:?}");
+            let next = writer.wake_at().expect("another try");
+            assert_eq!(next, now + retry_wait(failures), "{scenario:?}");
+            now = next;
+        }
+        writer.want(&name, mk_status(Phase::Succeeded, 2), now);
+        let (written, outcome) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, now).await;
+        assert_eq!(written["phase"], "Succeeded", "{scenario:?}");
+        assert!(
+            matches!(outcome, Outcome::Written { ended: true }),
+            "{scenario:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn ends_go_first_and_progress_is_bounded() {
+    let (mut writer, mut server) = mk_writer();
+    let count = crate::write_plan::PROGRESS_WRITES_PER_SECOND + 5;
+    for index in 0..count {
+        let name = mk_name(&format!("job-{index}"));
+        writer.known(&name, mk_status(Phase::Running, 1));
+        let mut wanted = mk_status(Phase::Running, 1);
+        wanted.effective_hz = Some(1);
+        writer.want(&name, wanted, NOW);
+    }
+    let ended = mk_name("ended");
+    writer.known(&ended, mk_status(Phase::Running, 1));
+    writer.want(&ended, mk_status(Phase::Succeeded, 1), NOW);
+    let (_, outcome) = {
+        writer.start_due(NOW);
+        assert_eq!(
+            writer.in_flight.len(),
+            1 + crate::write_plan::PROGRESS_WRITES_PER_SECOND
+        );
+        tokio::join!(serve(&mut server, "ended", Scenario::Accepts), writer.finished())
+    };
+    assert_eq!(outcome.job, ended);
+    let next = writer.wake_at().expect("the others have their turn");
+    assert_eq!(next, Timestamp(NOW.0 + 1_000));
+}
