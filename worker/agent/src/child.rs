@@ -326,7 +326,7 @@ mod tests {
             unreachable!()
         }
         async fn available(&mut self) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         fn missing(&self) -> String {
             "no container".to_owned()

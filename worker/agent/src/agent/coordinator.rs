@@ -113,7 +113,7 @@ impl Agent {
             }
             Message::Welcome(_) => tracing::warn!("the coordinator sent a second welcome: ignored"),
             Message::NotLeader(_) => {
-                tracing::warn!("the session ends by itself where another one leads: ignored")
+                tracing::warn!("the session ends by itself where another one leads: ignored");
             }
             // Answered by its arrival: the session has noted it.
             Message::Heartbeat(_) => {}
