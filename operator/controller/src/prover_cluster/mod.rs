@@ -13,6 +13,8 @@ mod apply;
 pub mod build;
 mod deletion;
 mod dereference;
+#[cfg(test)]
+mod fixtures;
 pub mod revisions;
 mod status;
 pub mod validate;

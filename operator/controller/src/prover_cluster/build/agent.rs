@@ -1,9 +1,9 @@
 //! The agent's container, and the init container that brings our own programs into the provers' containers.
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector};
+use k8s_openapi::api::core::v1::{Container, ContainerPort};
 use prover_crds::names;
 
-use super::container::{METRICS_PORT_NAME, Needs, container_security, credentials, probes};
+use super::container::{METRICS_PORT_NAME, Needs, container_security, credentials, pod_name, probes};
 use super::{Surroundings, volumes};
 use crate::prover_cluster::validate::{Bytes, Group, Image, MilliCores, ValidatedCluster};
 
@@ -49,17 +49,7 @@ pub(super) fn container(
     surroundings: &Surroundings,
     image: &Image,
 ) -> Container {
-    let mut env = vec![EnvVar {
-        name: POD_NAME.to_owned(),
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector {
-                field_path: "metadata.name".to_owned(),
-                api_version: None,
-            }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    }];
+    let mut env = vec![pod_name(POD_NAME)];
     env.extend(credentials(&cluster.store));
     let limit = Bytes(MEMORY_LIMIT.0.saturating_add(group.memory.exchange.0));
     let probes = probes();
@@ -86,6 +76,7 @@ pub(super) fn container(
                 .into_requirements(),
         ),
         security_context: Some(container_security()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volumes::of_agent(cluster)),
         ..Container::default()
     }
@@ -99,7 +90,7 @@ fn arguments(cluster: &ValidatedCluster, group: &Group) -> Vec<String> {
         identity.namespace,
         names::COORDINATOR_PORT
     );
-    let mut arguments = vec![
+    vec![
         format!("--coordinator={coordinator}"),
         format!("--coordinator-ca-file={}/ca.crt", names::CA_DIRECTORY),
         format!("--coordinator-server-name={}", names::COORDINATOR_SERVER_NAME),
@@ -114,11 +105,7 @@ fn arguments(cluster: &ValidatedCluster, group: &Group) -> Vec<String> {
         format!("--host-memory={}", host_memory(group).0),
         format!("--drain-seconds={}", group.drain_seconds),
         format!("--metrics-address=0.0.0.0:{}", names::METRICS_PORT),
-    ];
-    if let Some(tasks) = group.tasks_per_device {
-        arguments.push(format!("--tasks-per-device={tasks}"));
-    }
-    arguments
+    ]
 }
 
 /// What provers may be given: the rest is for artifacts and shared memory, which count as memory of whoever writes.

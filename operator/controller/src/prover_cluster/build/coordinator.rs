@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use prover_crds::names;
 
 use super::container::{
-    METRICS_PORT_NAME, Needs, STORE_AUTHORITY_DIRECTORY, container_security, credentials, mount,
+    METRICS_PORT_NAME, Needs, STORE_AUTHORITY_DIRECTORY, container_security, credentials, mount, pod_name,
     pod_security, probes, read_only, users_variables,
 };
 use super::metadata::{Labels, cluster_labels, coordinator_selector, labels, matching, owned};
@@ -150,7 +150,8 @@ fn container(cluster: &ValidatedCluster, surroundings: &Surroundings, image: &Im
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     };
-    let mut env = credentials(&cluster.store);
+    let mut env = vec![pod_name("PROVER_POD_NAME")];
+    env.extend(credentials(&cluster.store));
     env.extend(users_variables(&cluster.coordinator.pod.env));
     let mut mounts = vec![
         read_only(TLS_VOLUME, names::TLS_DIRECTORY),
@@ -171,7 +172,7 @@ fn container(cluster: &ValidatedCluster, surroundings: &Surroundings, image: &Im
         image_pull_policy: surroundings.pull_policy.clone(),
         command: Some(vec!["/usr/local/bin/prover-operator".to_owned()]),
         args: Some(arguments(cluster, surroundings)),
-        env: (!env.is_empty()).then_some(env),
+        env: Some(env),
         ports: Some(vec![
             port(PORT_NAME, names::COORDINATOR_PORT),
             port(METRICS_PORT_NAME, names::METRICS_PORT),
@@ -181,6 +182,8 @@ fn container(cluster: &ValidatedCluster, surroundings: &Surroundings, image: &Im
         startup_probe: Some(probes.startup),
         resources: Some(needs.into_requirements()),
         security_context: Some(container_security()),
+        // Its last words are what the status tells of a coordinator that can't start.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(mounts),
         ..Container::default()
     }

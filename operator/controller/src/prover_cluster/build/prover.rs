@@ -63,6 +63,7 @@ pub(super) fn container(slot: &Slot, group: &Group) -> Container {
         env: Some(environment(slot, group)),
         resources: Some(needs(slot, group)),
         security_context: Some(container_security()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volumes::of_prover(slot, group)),
         ..Container::default()
     }

@@ -1,1 +1,334 @@
-//! Tests.
+//! What a ProverCluster tells of itself.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use prover_crds::names;
+use prover_wire::operator_plane::{ClassWork, ClusterState, WorkerState};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::prover_cluster::dereference::Namespaces;
+use crate::prover_cluster::fixtures::smallest;
+
+fn found() -> Dereferenced {
+    Dereferenced {
+        key: ClusterKey {
+            namespace: "proving".to_owned(),
+            name: "main".to_owned(),
+        },
+        namespaces: Namespaces {
+            allowed: vec!["proving".to_owned()],
+            ..Namespaces::default()
+        },
+        deployments: vec![coordinator(1), workers(2)],
+        pods: Vec::new(),
+        present: BTreeMap::new(),
+        state: Some(Arc::new(state(2))),
+        namespace_goes: false,
+    }
+}
+
+fn coordinator(available: i32) -> Arc<Deployment> {
+    let deployment = json!({
+        "metadata": { "name": "main-coordinator", "labels": { names::COMPONENT_LABEL: names::COORDINATOR } },
+        "spec": { "selector": {}, "template": {} },
+        "status": { "availableReplicas": available, "readyReplicas": available },
+    });
+    Arc::new(serde_json::from_value(deployment).unwrap())
+}
+
+fn workers(replicas: i32) -> Arc<Deployment> {
+    let deployment = json!({
+        "metadata": { "name": "main-cpu-1", "labels": {
+            names::COMPONENT_LABEL: names::WORKER, names::GROUP_LABEL: "cpu", names::REVISION_LABEL: "1",
+        } },
+        "spec": { "replicas": replicas, "selector": {}, "template": {} },
+    });
+    Arc::new(serde_json::from_value(deployment).unwrap())
+}
+
+fn pod(component: &str, status: &Value) -> Arc<Pod> {
+    let pod = json!({
+        "metadata": { "name": format!("main-{component}-x"), "labels": {
+            names::COMPONENT_LABEL: component, names::GROUP_LABEL: "cpu", names::REVISION_LABEL: "1",
+        } },
+        "status": status,
+    });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    json!({ "containerStatuses": [{
+        "name": "backend-cpu-0", "image": "localhost/wrong:1", "imageID": "", "ready": false, "restartCount": 4,
+        "state": { "waiting": { "reason": reason, "message": message } },
+        "lastState": { "terminated": { "exitCode": 3, "reason": "Error", "message": "no such bucket\n" } },
+    }] })
+}
+
+fn state(connected: usize) -> ClusterState {
+    let worker = |index: usize| WorkerState {
+        pod: format!("main-cpu-1-{index}"),
+        group: "cpu".to_owned(),
+        connected: true,
+        devices: 1,
+        attempts: u32::from(index == 0),
+        ..WorkerState::default()
+    };
+    ClusterState {
+        epoch: 3,
+        waiting_jobs: 4,
+        running_jobs: 1,
+        workers: (0..connected).map(worker).collect(),
+        classes: vec![ClassWork {
+            device_class: "cpu".to_owned(),
+            waiting_device_seconds: 1.2,
+            ..ClassWork::default()
+        }],
+        ..ClusterState::default()
+    }
+}
+
+fn status_at(
+    cluster: &ProverCluster,
+    found: &Dereferenced,
+    findings: &Findings,
+    second: u64,
+) -> ProverClusterStatus {
+    compute(cluster, found, findings, None, moment(second * 1_000))
+}
+
+fn status(found: &Dereferenced) -> ProverClusterStatus {
+    let findings = Findings {
+        current: [("cpu".to_owned(), "main-cpu-1".to_owned())].into(),
+        ..Findings::default()
+    };
+    status_at(&smallest(), found, &findings, 100)
+}
+
+fn condition<'a>(status: &'a ProverClusterStatus, type_: &str) -> (&'a str, &'a str, &'a str) {
+    let condition = words::find(&status.conditions, type_).unwrap_or_else(|| panic!("no condition {type_}"));
+    (&condition.status, &condition.reason, &condition.message)
+}
+
+#[test]
+fn a_cluster_whose_coordinator_and_workers_are_there_is_ready() {
+    let status = status(&found());
+    for type_ in [
+        words::READY,
+        words::COORDINATOR_READY,
+        words::STORE_READY,
+        words::WORKERS_READY,
+    ] {
+        assert_eq!(condition(&status, type_).0, "True", "{type_}");
+    }
+    assert_eq!(status.observed_generation, Some(1));
+    let counts = status.workers.unwrap();
+    assert_eq!(
+        (counts.desired, counts.connected, counts.busy, counts.leaving),
+        (2, 2, 1, 0)
+    );
+    assert_eq!(status.groups[0].deployment.as_deref(), Some("main-cpu-1"));
+    assert_eq!(status.groups[0].usable_devices, 2);
+    let queue = status.queue.unwrap();
+    assert_eq!(
+        (
+            queue.waiting_jobs,
+            queue.running_jobs,
+            queue.work[0].waiting_device_seconds
+        ),
+        (4, 1, 2)
+    );
+    assert!(words::find(&status.conditions, words::DRAINING).is_none());
+}
+
+#[test]
+fn nothing_changes_when_nothing_changed() {
+    let mut cluster = smallest();
+    let findings = Findings::default();
+    cluster.status = Some(status_at(&cluster, &found(), &findings, 100));
+    let again = status_at(&cluster, &found(), &findings, 5_000);
+    assert_eq!(cluster.status, Some(again.clone()));
+    assert_eq!(plan(&again, &again, true), Plan::Keep);
+    assert!(events(&again, &again).is_empty());
+}
+
+#[test]
+fn figures_alone_wait_their_turn_and_conditions_do_not() {
+    let old = status(&found());
+    let mut figures = old.clone();
+    figures.queue.as_mut().unwrap().waiting_jobs = 5;
+    assert_eq!(plan(&old, &figures, false), Plan::Later);
+    assert_eq!(plan(&old, &figures, true), Plan::Write);
+    let broken = Dereferenced {
+        deployments: vec![coordinator(0), workers(2)],
+        ..found()
+    };
+    assert_eq!(plan(&old, &status(&broken), false), Plan::Write);
+}
+
+#[test]
+fn no_workers_are_as_wanted_while_nothing_is_to_be_proved() {
+    let mut idle = state(0);
+    idle.waiting_jobs = 0;
+    let found = Dereferenced {
+        deployments: vec![coordinator(1), workers(0)],
+        state: Some(Arc::new(idle)),
+        ..found()
+    };
+    assert_eq!(condition(&status(&found), words::READY).0, "True");
+    let busy = Dereferenced {
+        state: Some(Arc::new(state(0))),
+        ..found
+    };
+    assert_eq!(
+        condition(&status(&busy), words::READY).1,
+        reasons::WORKERS_MISSING
+    );
+}
+
+#[test]
+fn a_wrong_image_is_told_with_its_name() {
+    let pods = vec![pod(names::WORKER, &waiting("ImagePullBackOff", "not found"))];
+    let found = Dereferenced {
+        pods,
+        state: Some(Arc::new(state(0))),
+        ..found()
+    };
+    let status = status(&found);
+    assert_eq!(condition(&status, words::READY).1, reasons::IMAGE_PULL_FAILED);
+    assert!(
+        condition(&status, words::WORKERS_READY)
+            .2
+            .contains("localhost/wrong:1"),
+        "{status:?}"
+    );
+    assert_eq!(
+        status.groups[0].reason.as_deref(),
+        Some(reasons::IMAGE_PULL_FAILED)
+    );
+    let told = events(&ProverClusterStatus::default(), &status);
+    assert!(
+        told.iter().any(
+            |(_, reason, note)| reason == reasons::IMAGE_PULL_FAILED && note.contains("worker group cpu")
+        )
+    );
+}
+
+#[test]
+fn a_coordinator_that_ends_again_and_again_is_quoted() {
+    let pods = vec![pod(names::COORDINATOR, &waiting("CrashLoopBackOff", "back-off"))];
+    let found = Dereferenced {
+        deployments: vec![coordinator(0)],
+        pods,
+        state: None,
+        ..found()
+    };
+    let status = status(&found);
+    let (holds, reason, message) = condition(&status, words::COORDINATOR_READY);
+    assert_eq!((holds, reason), ("False", reasons::CONTAINER_CRASHING));
+    assert!(
+        message.contains("exit code 3") && message.contains("no such bucket"),
+        "{message}"
+    );
+    assert_eq!(condition(&status, words::STORE_READY).0, "Unknown");
+    assert_eq!(condition(&status, words::READY).1, reasons::CONTAINER_CRASHING);
+}
+
+#[test]
+fn the_scheduler_and_the_quota_are_quoted() {
+    let unscheduled = json!({ "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
+    }] });
+    let missing = || Some(Arc::new(state(1)));
+    let found = Dereferenced {
+        pods: vec![pod(names::WORKER, &unscheduled)],
+        state: missing(),
+        ..found()
+    };
+    let told = status(&found);
+    assert_eq!(
+        condition(&told, words::WORKERS_READY).1,
+        reasons::GROUP_UNSCHEDULABLE
+    );
+    assert!(
+        condition(&told, words::WORKERS_READY)
+            .2
+            .contains("Insufficient nvidia.com/gpu")
+    );
+    // One worker is enough to prove.
+    assert_eq!(condition(&told, words::READY).0, "True");
+
+    let mut refused = workers(2).as_ref().clone();
+    refused.status = serde_json::from_value(json!({ "conditions": [{
+        "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus",
+    }] }))
+    .unwrap();
+    let found = Dereferenced {
+        deployments: vec![coordinator(1), Arc::new(refused)],
+        pods: Vec::new(),
+        state: missing(),
+        ..found
+    };
+    let told = status(&found);
+    assert_eq!(told.groups[0].reason.as_deref(), Some(reasons::PODS_REFUSED));
+    assert!(
+        told.groups[0]
+            .message
+            .as_deref()
+            .unwrap()
+            .contains("exceeded quota")
+    );
+}
+
+#[test]
+fn an_invalid_specification_is_told_and_leaves_the_deployments_named() {
+    let mut cluster = smallest();
+    cluster.status = Some(status(&found()));
+    let invalid = ValidationError::MemoryMissing {
+        group: "cpu".to_owned(),
+    };
+    let findings = Findings {
+        invalid: Some(invalid),
+        ..Findings::default()
+    };
+    let status = status_at(&cluster, &found(), &findings, 200);
+    assert_eq!(condition(&status, words::READY).1, reasons::INVALID_SPEC);
+    assert!(condition(&status, words::READY).2.contains("resources.memory"));
+    assert_eq!(status.groups[0].deployment.as_deref(), Some("main-cpu-1"));
+}
+
+#[test]
+fn exceptions_have_conditions_only_while_they_last() {
+    let mut cluster = smallest();
+    let mut found = found();
+    found.namespaces.left_out = 7;
+    let findings = Findings {
+        strategy: ApplyStrategy::DryRun,
+        differences: vec!["create Service proving/main-coordinator".to_owned()],
+        ..Findings::default()
+    };
+    let departure = Some(Departure::Drain {
+        jobs: 2,
+        forced: false,
+    });
+    let status = compute(&cluster, &found, &findings, departure, moment(1_000));
+    assert_eq!(
+        condition(&status, words::NAMESPACES_SERVED).1,
+        reasons::TOO_MANY_NAMESPACES
+    );
+    assert!(condition(&status, words::APPLYING).2.contains("create Service"));
+    assert_eq!(condition(&status, words::DRAINING).1, reasons::UNFINISHED_JOBS);
+    assert!(
+        condition(&status, words::DRAINING)
+            .2
+            .contains(names::FORCE_DELETE_ANNOTATION)
+    );
+    cluster.status = Some(status);
+    found.namespaces.left_out = 0;
+    let after = status_at(&cluster, &found, &Findings::default(), 2);
+    for type_ in [words::NAMESPACES_SERVED, words::APPLYING, words::DRAINING] {
+        assert!(words::find(&after.conditions, type_).is_none(), "{type_}");
+    }
+}

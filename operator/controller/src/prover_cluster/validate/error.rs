@@ -169,6 +169,17 @@ pub enum ValidationError {
         /// That of a group before it.
         other: String,
     },
+    /// All workers of a cluster share one ServiceAccount.
+    #[error(
+        "spec.workerGroups[{group}].pod.serviceAccountAnnotations: {key:?} has another value in another group, but all \
+         workers of a ProverCluster share one ServiceAccount: use one value, or several ProverClusters"
+    )]
+    AccountAnnotationsDiffer {
+        /// Name of the group.
+        group: String,
+        /// The annotation.
+        key: String,
+    },
     /// Names of objects are made from names of groups.
     #[error("spec.workerGroups[{group}].name is used twice: choose another name")]
     GroupTwice {
@@ -201,6 +212,7 @@ impl ValidationError {
             ValidationError::VariableUnfit { .. } => "variable_unfit",
             ValidationError::SelectorUnfit => "selector_unfit",
             ValidationError::CurrenciesDiffer { .. } => "currencies_differ",
+            ValidationError::AccountAnnotationsDiffer { .. } => "account_annotations_differ",
             ValidationError::GroupTwice { .. } => "group_twice",
         }
     }

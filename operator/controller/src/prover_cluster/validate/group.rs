@@ -52,7 +52,7 @@ pub(super) fn validate(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<
         )?,
         cache: cache(group)?,
         drain_seconds: drain_seconds(group),
-        tasks_per_device: group.tasks_per_device.and_then(|tasks| u16::try_from(tasks).ok()),
+        tasks_per_device: group.tasks_per_device,
         capacity: group.capacity_type,
         provider: group.provider,
         pre_pull: group.pre_pull_images,

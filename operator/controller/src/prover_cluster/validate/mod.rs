@@ -6,7 +6,7 @@ mod error;
 mod group;
 mod types;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use prover_crds::names::{APPLY_ANNOTATION, LONGEST_CLUSTER_NAME};
@@ -38,6 +38,7 @@ pub fn validate(cluster: &ProverCluster) -> Result<ValidatedCluster, ValidationE
         groups.push(group::validate(group, spec)?);
     }
     currencies(cluster)?;
+    account_annotations(&groups)?;
     Ok(ValidatedCluster {
         identity: identity(cluster)?,
         strategy: apply_strategy(cluster)?,
@@ -159,6 +160,21 @@ fn currencies(cluster: &ProverCluster) -> Result<(), ValidationError> {
                 currency: cost.currency.clone(),
                 other: other.to_owned(),
             });
+        }
+    }
+    Ok(())
+}
+
+fn account_annotations(groups: &[Group]) -> Result<(), ValidationError> {
+    let mut all: BTreeMap<&str, &str> = BTreeMap::new();
+    for group in groups {
+        for (key, value) in &group.pod.service_account_annotations {
+            if *all.entry(key).or_insert(value) != value {
+                return Err(ValidationError::AccountAnnotationsDiffer {
+                    group: group.name.clone(),
+                    key: key.clone(),
+                });
+            }
         }
     }
     Ok(())

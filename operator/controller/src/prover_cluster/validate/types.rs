@@ -224,7 +224,7 @@ pub struct Group {
     /// Seconds that a leaving worker has to finish.
     pub drain_seconds: u32,
     /// Attempts that a device takes at once, where the specification says.
-    pub tasks_per_device: Option<u16>,
+    pub tasks_per_device: Option<i32>,
     /// How its machines are bought.
     pub capacity: CapacityType,
     /// Whose labels and taints are known.
