@@ -9,6 +9,24 @@ if obj.status.observedGeneration ~= nil and obj.metadata.generation ~= nil
   return health
 end
 
+local conditions = {}
+for _, condition in ipairs(obj.status.conditions or {}) do
+  conditions[condition.type] = condition
+end
+local function message(condition)
+  if condition.message ~= nil and condition.message ~= "" then
+    return condition.message
+  end
+  return condition.reason
+end
+
+-- Somebody told the operator to change nothing.
+if conditions.Applying ~= nil and conditions.Applying.status == "False" then
+  health.status = "Suspended"
+  health.message = message(conditions.Applying)
+  return health
+end
+
 -- What comes right by itself, with time.
 local passing = {
   Progressing = true,
@@ -16,19 +34,14 @@ local passing = {
   WorkersMissing = true,
   GroupUnschedulable = true,
 }
-for _, condition in ipairs(obj.status.conditions or {}) do
-  if condition.type == "Ready" then
-    if condition.message ~= nil and condition.message ~= "" then
-      health.message = condition.message
-    else
-      health.message = condition.reason
-    end
-    if condition.status == "True" then
-      health.status = "Healthy"
-    elseif condition.status == "False" and not passing[condition.reason] then
-      health.status = "Degraded"
-    end
-    return health
-  end
+local ready = conditions.Ready
+if ready == nil then
+  return health
+end
+health.message = message(ready)
+if ready.status == "True" then
+  health.status = "Healthy"
+elseif ready.status == "False" and not passing[ready.reason] then
+  health.status = "Degraded"
 end
 return health
