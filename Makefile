@@ -67,6 +67,12 @@ cluster-images: ## Load target/images/*.tar into the cluster
 test-cluster: ## What cluster-up and cluster-down promise, on a second cluster beside any other
 	@e2e/cluster/test.sh
 
+images: backend-risc0 ## Build all container images as archives in target/images, without a container engine
+	@tools/images.sh
+
+sample-gnark: ## Build the sample prover of one's own and the programs of its jobs into target/samples
+	@config/samples/command/gnark/build.sh bundles
+
 lint: ## Formatting and clippy
 	@tools/lint.sh
 
