@@ -1,6 +1,7 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
+.PHONY: manifests chart-readme test-chart test-gitops \
+        help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
         test-risc0-proving test-e2e test-proof \
         lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver \
         cluster-up cluster-down cluster-images test-cluster clean
@@ -26,6 +27,12 @@ build: programs backend-risc0 ## Build everything that local mode needs into tar
 demo: build ## Prove a program of several segments with two workers and verify the proof
 	@tools/demo.sh
 
+manifests: ## Render the chart to target/install/prover-operator.yaml, for users without Helm
+	@tools/render-install.sh
+
+chart-readme: ## Write the table of values in the chart's README
+	UPDATE_README=1 cargo test --quiet -p prover-chart --test documentation
+
 test: test-light test-store test-api test-risc0 test-e2e test-proof ## Run all tests
 
 test-light: prerequisites ## Unit and property tests, fakes, folders: nothing heavy
@@ -36,6 +43,12 @@ test-store: minio ## The artifact store against a real MinIO
 
 test-api: kube-apiserver ## The resource types on a real kube-apiserver
 	@tools/test.sh api
+
+test-chart: ## The Helm chart: lints, unit tests, renderings
+	@tools/verify-chart.sh
+
+test-gitops: ## What Argo CD and Flux make of our objects, by their own code (large Go modules, cached)
+	@tools/test-gitops.sh
 
 test-risc0: programs ## The RISC Zero backend: executor, planner, guests
 	@tools/build-backend-risc0.sh test
