@@ -4,7 +4,7 @@
         help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
         test-risc0-proving test-e2e test-proof \
         lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver \
-        cluster-up cluster-down cluster-images test-cluster clean
+        cluster-up cluster-down cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
