@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
 use prover_crds::names::{CLUSTER_FINALIZER, FORCE_DELETE_ANNOTATION, OPERATOR_MANAGER};
 use prover_crds::{ProverCluster, conditions, names};
@@ -110,7 +111,8 @@ async fn write(cluster: &ProverCluster, context: &Context, finalizers: Value) ->
         "kind": ProverCluster::kind(&()),
         "metadata": { "name": cluster.name_any(), "uid": cluster.uid(), "finalizers": finalizers },
     });
-    let api: Api<ProverCluster> =
+    // Of the answer nothing is read: it need not be one that this version can decode.
+    let api: Api<PartialObjectMeta<ProverCluster>> =
         Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
     match call(

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 use prover_crds::names::OPERATOR_MANAGER;
@@ -122,7 +123,9 @@ pub(super) async fn write(
         "metadata": { "name": cluster.name_any(), "uid": cluster.uid() },
         "status": new,
     });
-    let api: Api<ProverCluster> = Api::namespaced(context.client.clone(), &found.key.namespace);
+    // Of the answer nothing is read: it need not be one that this version can decode.
+    let api: Api<PartialObjectMeta<ProverCluster>> =
+        Api::namespaced(context.client.clone(), &found.key.namespace);
     let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
     let patch = Patch::Apply(body);
     match call(
