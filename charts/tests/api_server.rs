@@ -285,7 +285,7 @@ async fn everything_the_chart_renders_is_taken_strictly() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(foreign, 1, "only the ServiceMonitor can't be asked about here");
+    assert_eq!(foreign, 2, "only the two monitors can't be asked about here");
 }
 
 #[tokio::test]
