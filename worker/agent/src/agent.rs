@@ -84,6 +84,8 @@ pub struct Agent {
     draining: Option<Draining>,
     /// Ends everything that the agent has started, but for the session.
     stop: CancellationToken,
+    /// The agent ends as it was asked to, and not by a fault: so do the containers beside it.
+    leave: CancellationToken,
     session_stop: CancellationToken,
 }
 
@@ -148,6 +150,7 @@ impl Agent {
             connection,
             draining: None,
             stop: CancellationToken::new(),
+            leave: CancellationToken::new(),
             session_stop,
         })
     }
@@ -174,6 +177,9 @@ impl Agent {
             self.start_keeper(slot)?;
         }
         let departure = self.serve(&mut events, &mut leave).await;
+        if departure.is_ok() {
+            self.leave.cancel();
+        }
         self.end(events).await;
         departure
     }

@@ -80,6 +80,8 @@ pub(crate) struct Keeper {
     pub(crate) kill: mpsc::Receiver<Killed>,
     /// The agent ends.
     pub(crate) stop: CancellationToken,
+    /// It ends for good: whatever runs its processes ends, too. Else that waits for the next agent.
+    pub(crate) leave: CancellationToken,
 }
 
 /// What was seen of a process that runs.
@@ -124,7 +126,9 @@ impl Keeper {
                 }
             }
         }
-        self.runner.close().await;
+        if self.leave.is_cancelled() {
+            self.runner.close().await;
+        }
     }
 
     /// Waits until a child can be started; false where the agent ends.
@@ -341,7 +345,9 @@ mod tests {
         async fn last_words(&mut self) -> String {
             unreachable!()
         }
-        async fn close(&mut self) {}
+        async fn close(&mut self) {
+            unreachable!()
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -359,6 +365,7 @@ mod tests {
             heard: LastHeard::new(),
             kill,
             stop: stop.clone(),
+            leave: CancellationToken::new(),
         };
         let began = Instant::now();
         let keeping = tokio::spawn(keeper.run());

@@ -159,6 +159,7 @@ impl Agent {
             heard,
             kill,
             stop: self.stop.clone(),
+            leave: self.leave.clone(),
         };
         let slot = &mut self.slots[index];
         slot.kill = Some(kill_sender);

@@ -33,7 +33,7 @@ pub(crate) trait Runner: Send + Sync {
     /// The last lines of the process that has ended.
     async fn last_words(&mut self) -> String;
 
-    /// The agent ends and no process runs: whatever runs them may end, too.
+    /// The agent ends for good and no process runs: whatever runs them ends, too.
     async fn close(&mut self);
 }
 

@@ -244,3 +244,16 @@ async fn at_the_end_of_the_drain_time_what_runs_in_containers_is_handed_back_and
     device.was_shut_down().await;
     control.was_shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_its_container_does_not_have_ends_the_agent_and_leaves_the_container_to_the_next() {
+    let mut pod = Pod::mk().await;
+    pod.program = PathBuf::from("/nowhere/backend");
+    let agent = pod.bench.run();
+    let device = pod.container("cpu-0");
+    let error = agent.ended().await.unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("backend-cpu-0"), "{message}");
+    assert!(message.contains("No such file"), "{message}");
+    assert!(device.stays());
+}

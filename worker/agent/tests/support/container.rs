@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use prover_backend::supervisor::supervisor_event::Event;
 use prover_backend::supervisor::supervisor_service_client::SupervisorServiceClient;
 use prover_backend::supervisor::{
-    Ended, OutputLine, PROTOCOL_VERSION, Sample, Start, Started, SupervisorEvent, SupervisorHello,
-    supervisor_command::Command,
+    Ended, OutputLine, PROTOCOL_VERSION, Sample, Start, StartFailed, Started, SupervisorEvent,
+    SupervisorHello, supervisor_command::Command,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
@@ -56,6 +56,11 @@ impl Container {
 
     pub(crate) async fn tell(&self, sample: Sample) {
         self.samples.send(sample).await.unwrap();
+    }
+
+    /// It lives and nobody asked it to end.
+    pub(crate) fn stays(&self) -> bool {
+        !*self.shut_down.borrow()
     }
 
     pub(crate) async fn was_shut_down(mut self) {
@@ -114,7 +119,13 @@ impl Inside {
             tokio::select! {
                 command = commands.message() => match command.ok().flatten().and_then(|command| command.command) {
                     Some(Command::Start(start)) => {
-                        let started = self.start_backend(&start, &events);
+                        let started = match self.start_backend(&start, &events) {
+                            Ok(started) => started,
+                            Err(error) => {
+                                tell(Event::StartFailed(StartFailed { problem: error.to_string() })).await;
+                                continue;
+                            }
+                        };
                         let process_id = started.id().unwrap();
                         child = Some(started);
                         tell(Event::Started(Started { process_id })).await;
@@ -141,13 +152,12 @@ impl Inside {
         }
     }
 
-    fn start_backend(&self, start: &Start, events: &mpsc::Sender<SupervisorEvent>) -> Child {
+    fn start_backend(&self, start: &Start, events: &mpsc::Sender<SupervisorEvent>) -> std::io::Result<Child> {
         let mut child = tokio::process::Command::new(&self.program)
             .envs(&start.environment)
             .stderr(std::process::Stdio::piped())
             .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .spawn()?;
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let events = events.clone();
         tokio::spawn(async move {
@@ -156,6 +166,6 @@ impl Inside {
                 let _ = events.send(SupervisorEvent { event }).await;
             }
         });
-        child
+        Ok(child)
     }
 }
