@@ -13,8 +13,10 @@ use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
+use prover_coordinator::GroupOffer;
 use prover_crds::{
-    ClusterLimits, JobDefaults, NamespaceLimits, ProofSpec, ProofSystem, ProverCluster, command_offer, names,
+    Backend, ClusterLimits, JobDefaults, NamespaceLimits, ProofSpec, ProofSystem, ProverCluster,
+    ProverClusterSpec, WorkerGroup, command_offer, names,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -39,23 +41,46 @@ pub(crate) struct ClusterRules {
     pub(crate) limits: ClusterLimits,
     pub(crate) defaults: JobDefaults,
     pub(crate) prices: GroupPrices,
+    /// What the workers of each group will offer.
+    pub(crate) groups: Vec<GroupOffer>,
     /// It is being deleted.
     pub(crate) terminating: bool,
+}
+
+/// The word under which a backend offers its proofs.
+fn offered_as(backend: &Backend) -> String {
+    match backend.system {
+        ProofSystem::Command => command_offer(&backend.name),
+        system => system.as_str().to_owned(),
+    }
+}
+
+/// What the workers of each group will offer, before the first of them comes.
+fn groups(spec: &ProverClusterSpec) -> Vec<GroupOffer> {
+    let offer = |group: &WorkerGroup| {
+        let backend = spec
+            .backends
+            .iter()
+            .find(|backend| backend.name == group.backend)?;
+        Some(GroupOffer {
+            group: group.name.as_str().into(),
+            offered_as: offered_as(backend).into(),
+        })
+    };
+    spec.worker_groups.iter().filter_map(offer).collect()
 }
 
 impl ClusterRules {
     /// What a ProverCluster says.
     pub(crate) fn of(cluster: &ProverCluster) -> Self {
         let spec = &cluster.spec;
-        let offers = spec.backends.iter().map(|backend| match backend.system {
-            ProofSystem::Command => command_offer(&backend.name),
-            system => system.as_str().to_owned(),
-        });
+        let offers = spec.backends.iter().map(offered_as);
         ClusterRules {
             offers: offers.collect(),
             limits: spec.limits.clone().unwrap_or_default(),
             defaults: spec.defaults.clone().unwrap_or_default(),
             prices: prices(spec),
+            groups: groups(spec),
             terminating: cluster.metadata.deletion_timestamp.is_some(),
         }
     }

@@ -11,6 +11,7 @@ pub mod identity;
 mod jobs;
 mod metrics;
 pub mod pods;
+pub mod sources;
 mod start;
 mod status;
 pub mod tls;

@@ -11,6 +11,7 @@ use kube::Client;
 use prover_artifacts::{ArtifactStore, StoreError, StoreUrl};
 use prover_coordinator::{
     ClusterSources, CoordinatorConfig, CoordinatorError, CoordinatorHandle, Secret, WorkerAuthentication,
+    WorkerControl,
 };
 use prover_runtime::prometheus::{self, Registry};
 use prover_runtime::{Clock, ListenerError, Observation, SystemClock};
@@ -24,6 +25,7 @@ use crate::jobs::watch::ClusterName;
 use crate::jobs::{Jobs, Parts};
 use crate::metrics::Metrics;
 use crate::pods::{self, PodDirectory};
+use crate::sources::KubernetesSources;
 use crate::tls::{Certificate, TlsError};
 
 /// First wait before the store or the address is tried again; it doubles.
@@ -168,14 +170,18 @@ pub async fn run(
     let store_uri = store_uri(&settings.store)?;
 
     // The API server answers while the store is waited for.
-    let rules = RulesWatch::start(&client, &settings.namespace, &settings.cluster, &metrics, &stop);
+    let mut rules = RulesWatch::start(&client, &settings.namespace, &settings.cluster, &metrics, &stop);
     let directory = PodDirectory::default();
     let opened = open_store(&settings.store, &observation, &stop).await?;
     let Some(store) = opened else {
         observing.stop().await;
         return Ok(());
     };
-    let config = coordinator_config(&settings, &client, &directory, &clock, &registry, &stop)?;
+    let mut config = coordinator_config(&settings, &client, &directory, &clock, &registry, &stop)?;
+    if !first_rules(&mut rules, &mut config, &observation, &stop).await {
+        observing.stop().await;
+        return Ok(());
+    }
     let coordinator = prover_coordinator::start(config, Arc::clone(&store)).await?;
     let plane = coordinator.address();
     let control = coordinator.worker_control();
@@ -185,6 +191,7 @@ pub async fn run(
             observation: observing.address(),
         }));
     }
+    tokio::spawn(tell_groups(rules.clone(), control.clone(), stop.clone()));
     if let Access::ServiceAccounts { .. } = settings.access {
         let (client, namespace, cluster) = (
             client.clone(),
@@ -209,7 +216,7 @@ pub async fn run(
             name: settings.cluster.as_str().into(),
         },
         coordinator: Arc::clone(&coordinator),
-        sources: sources(&client, &settings),
+        sources: sources(&client, &rules, &clock),
         client,
         store,
         store_uri,
@@ -289,6 +296,32 @@ async fn open_store(
     }
 }
 
+/// Waits for the ProverCluster, whose bound on sources holds from the start; false where it was stopped first.
+async fn first_rules(
+    rules: &mut RulesWatch,
+    config: &mut CoordinatorConfig,
+    observation: &Observation,
+    stop: &CancellationToken,
+) -> bool {
+    observation.set_not_ready("the ProverCluster can't be read from the API server yet");
+    let known = loop {
+        if let Some(known) = rules.latest() {
+            break known;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            () = rules.changed() => {}
+        }
+    };
+    let cluster = known.cluster.as_ref();
+    let largest = cluster.and_then(|cluster| cluster.limits.max_source_size.as_ref()?.units());
+    if let Some(largest) = largest {
+        config.program_bytes = config.program_bytes.min(largest);
+        config.input_bytes = largest;
+    }
+    true
+}
+
 fn coordinator_config(
     settings: &Settings,
     client: &Client,
@@ -341,23 +374,35 @@ fn epoch(now_milliseconds: u64) -> u64 {
     (now_milliseconds / 1_000).saturating_sub(BEGIN_OF_EPOCHS).max(1)
 }
 
-fn sources(_client: &Client, _settings: &Settings) -> Arc<dyn ClusterSources> {
-    Arc::new(NoSources)
+fn sources(client: &Client, rules: &RulesWatch, clock: &Arc<dyn Clock>) -> Arc<dyn ClusterSources> {
+    let rules = rules.clone();
+    let allowed = move || {
+        let known = rules.clone().latest();
+        let cluster = known.as_ref().and_then(|known| known.cluster.as_ref());
+        cluster.map_or_else(Vec::new, |cluster| cluster.limits.allowed_http_hosts.clone())
+    };
+    Arc::new(KubernetesSources::new(
+        client.clone(),
+        Arc::new(allowed),
+        Arc::clone(clock),
+    ))
 }
 
-/// Serves nothing but what the coordinator reads itself.
-#[derive(Debug)]
-struct NoSources;
-
-#[async_trait::async_trait]
-impl ClusterSources for NoSources {
-    async fn fetch(
-        &self,
-        _request: prover_coordinator::SourceRequest<'_>,
-    ) -> Result<prover_coordinator::FetchedSource, prover_coordinator::RemoteError> {
-        Err(prover_coordinator::RemoteError {
-            problem: prover_coordinator::RemoteProblem::NotAllowed,
-            message: "this coordinator does not read such sources yet".to_owned(),
-        })
+/// Tells the coordinator which groups there are, as the ProverCluster changes.
+async fn tell_groups(mut rules: RulesWatch, control: WorkerControl, stop: CancellationToken) {
+    let mut told = None;
+    loop {
+        let known = rules.latest();
+        let groups = known
+            .and_then(|known| Some(known.cluster.as_ref()?.groups.clone()))
+            .unwrap_or_default();
+        if told.as_ref() != Some(&groups) {
+            control.set_groups(groups.clone()).await;
+            told = Some(groups);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = rules.changed() => {}
+        }
     }
 }

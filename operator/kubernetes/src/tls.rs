@@ -228,3 +228,168 @@ impl Certificate {
         tracing::error!(%error, "the new certificate can't be served: the one before stays");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rcgen::{CertifiedKey as Generated, generate_simple_self_signed};
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+    use super::*;
+
+    const NAME: &str = prover_crds::names::COORDINATOR_SERVER_NAME;
+
+    /// A folder as the kubelet projects a Secret: files that are links into a folder that is swapped as a whole.
+    struct Secret {
+        folder: tempfile::TempDir,
+        version: u32,
+    }
+
+    impl Secret {
+        fn new() -> Secret {
+            let folder = tempfile::tempdir().unwrap();
+            for name in [CERTIFICATE, KEY] {
+                symlink(format!("..data/{name}"), folder.path().join(name)).unwrap();
+            }
+            Secret { folder, version: 0 }
+        }
+
+        fn project(&mut self, certificate: &str, key: &str) {
+            self.version += 1;
+            let version = format!("..version-{}", self.version);
+            let new = self.folder.path().join(&version);
+            std::fs::create_dir(&new).unwrap();
+            std::fs::write(new.join(CERTIFICATE), certificate).unwrap();
+            std::fs::write(new.join(KEY), key).unwrap();
+            let swap = self.folder.path().join("..data_tmp");
+            symlink(&version, &swap).unwrap();
+            std::fs::rename(swap, self.folder.path().join("..data")).unwrap();
+        }
+    }
+
+    fn mk_pair() -> Generated<rcgen::KeyPair> {
+        generate_simple_self_signed([NAME.to_owned()]).unwrap()
+    }
+
+    fn client(
+        trusted: &Generated<rcgen::KeyPair>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConnection {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        ClientConnection::new(Arc::new(config), ServerName::try_from(NAME).unwrap()).unwrap()
+    }
+
+    /// Passes bytes to and fro until both are done or one refuses.
+    fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) -> Result<(), rustls::Error> {
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut sent = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut sent).unwrap();
+            }
+            server.read_tls(&mut sent.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut answered = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut answered).unwrap();
+            }
+            client.read_tls(&mut answered.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    fn trusts(config: &Arc<ServerConfig>, trusted: &Generated<rcgen::KeyPair>) -> bool {
+        let mut server = ServerConnection::new(Arc::clone(config)).unwrap();
+        exchange(&mut client(trusted, &[&rustls::version::TLS13]), &mut server).is_ok()
+    }
+
+    #[test]
+    fn a_new_pair_is_served_to_new_handshakes_and_open_sessions_go_on() {
+        let (first, second) = (mk_pair(), mk_pair());
+        let mut secret = Secret::new();
+        secret.project(&first.cert.pem(), &first.signing_key.serialize_pem());
+        let mut certificate = Certificate::load(secret.folder.path(), &Registry::new()).unwrap();
+        let config = certificate.server_config().unwrap();
+        let mut open_server = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut open_client = client(&first, &[&rustls::version::TLS13]);
+        exchange(&mut open_client, &mut open_server).unwrap();
+        assert_eq!(open_server.alpn_protocol(), Some(&b"h2"[..]));
+
+        secret.project(&second.cert.pem(), &second.signing_key.serialize_pem());
+        assert!(!trusts(&config, &second), "nobody has looked yet");
+        certificate.look();
+        assert!(trusts(&config, &second) && !trusts(&config, &first));
+
+        std::io::Write::write_all(&mut open_client.writer(), b"still here").unwrap();
+        let mut sent = Vec::new();
+        open_client.write_tls(&mut sent).unwrap();
+        open_server.read_tls(&mut sent.as_slice()).unwrap();
+        open_server.process_new_packets().unwrap();
+        let mut heard = [0; 10];
+        std::io::Read::read_exact(&mut open_server.reader(), &mut heard).unwrap();
+        assert_eq!(&heard, b"still here");
+    }
+
+    #[test]
+    fn a_pair_that_is_none_leaves_the_one_before_and_is_counted() {
+        let (first, second) = (mk_pair(), mk_pair());
+        let mut secret = Secret::new();
+        secret.project(&first.cert.pem(), &first.signing_key.serialize_pem());
+        let registry = Registry::new();
+        let mut certificate = Certificate::load(secret.folder.path(), &registry).unwrap();
+        let config = certificate.server_config().unwrap();
+        let key = second.signing_key.serialize_pem();
+        for (broken_certificate, broken_key, outcome) in [
+            (second.cert.pem(), first.signing_key.serialize_pem(), "pair"),
+            ("nonsense".to_owned(), key.clone(), "malformed"),
+            (second.cert.pem(), "nonsense".to_owned(), "malformed"),
+            (String::new(), String::new(), "malformed"),
+        ] {
+            let before = certificate.loads.with_label_values(&[outcome]).get();
+            secret.project(&broken_certificate, &broken_key);
+            certificate.look();
+            certificate.look();
+            assert!(trusts(&config, &first));
+            assert_eq!(
+                certificate.loads.with_label_values(&[outcome]).get(),
+                before + 1,
+                "told once"
+            );
+        }
+        std::fs::remove_file(secret.folder.path().join("..data")).unwrap();
+        certificate.look();
+        assert_eq!(certificate.loads.with_label_values(&["unreadable"]).get(), 1);
+        secret.project(&second.cert.pem(), &key);
+        certificate.look();
+        assert!(trusts(&config, &second));
+    }
+
+    #[test]
+    fn older_versions_than_tls_1_3_are_refused() {
+        let pair = mk_pair();
+        let mut secret = Secret::new();
+        secret.project(&pair.cert.pem(), &pair.signing_key.serialize_pem());
+        let certificate = Certificate::load(secret.folder.path(), &Registry::new()).unwrap();
+        let mut server = ServerConnection::new(certificate.server_config().unwrap()).unwrap();
+        let refused = exchange(&mut client(&pair, &[&rustls::version::TLS12]), &mut server);
+        assert!(refused.is_err());
+    }
+
+    #[test]
+    fn a_folder_without_files_is_told_with_what_to_look_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Certificate::load(folder.path(), &Registry::new()).err().unwrap();
+        assert_eq!(error.category(), "unreadable");
+        assert!(error.to_string().contains("tls.crt") && error.to_string().contains("Secret"));
+    }
+}

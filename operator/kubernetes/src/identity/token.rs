@@ -9,9 +9,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
 /// Longest token in bytes; those of Kubernetes have about 1,200.
-pub const TOKEN_BYTES: usize = 16 << 10;
+pub(super) const TOKEN_BYTES: usize = 16 << 10;
 /// Difference of clocks that is tolerated, in seconds.
-pub const LEEWAY_SECONDS: u64 = 60;
+pub(super) const LEEWAY_SECONDS: u64 = 60;
 /// Keys of one issuer.
 const KEYS: usize = 64;
 
@@ -152,7 +152,7 @@ impl KeySet {
         self.keys.len()
     }
 
-    /// Whether the keys differ from those of another set.
+    /// Whether a key is among them.
     #[must_use]
     pub fn knows(&self, id: &str) -> bool {
         self.keys.contains_key(id)

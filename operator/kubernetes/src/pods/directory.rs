@@ -119,12 +119,12 @@ impl PodDirectory {
     }
 
     /// A list begins: what it does not tell is gone when it ends.
-    pub(super) fn begin_list(&self) {
+    pub(crate) fn begin_list(&self) {
         self.lock().listed = Some(BTreeSet::new());
     }
 
     /// The list has been told.
-    pub(super) fn end_list(&self) -> Vec<PodNews> {
+    pub(crate) fn end_list(&self) -> Vec<PodNews> {
         let mut pods = self.lock();
         let listed = pods.listed.take().unwrap_or_default();
         pods.synced = true;
@@ -144,7 +144,7 @@ impl PodDirectory {
     }
 
     /// A pod is as it is told here.
-    pub(super) fn apply(&self, pod: &Pod) -> Vec<PodNews> {
+    pub(crate) fn apply(&self, pod: &Pod) -> Vec<PodNews> {
         let (Some(name), Some(uid)) = (&pod.metadata.name, &pod.metadata.uid) else {
             return Vec::new();
         };
@@ -194,7 +194,7 @@ impl PodDirectory {
     }
 
     /// The pod's object was deleted.
-    pub(super) fn delete(&self, pod: &Pod) -> Vec<PodNews> {
+    pub(crate) fn delete(&self, pod: &Pod) -> Vec<PodNews> {
         let (Some(name), Some(uid)) = (&pod.metadata.name, &pod.metadata.uid) else {
             return Vec::new();
         };

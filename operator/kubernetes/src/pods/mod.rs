@@ -10,3 +10,6 @@ mod watch;
 pub use directory::{PodDirectory, PodProblem};
 pub use state::{ContainerEnd, PodNews};
 pub use watch::{PodSink, follow, run};
+
+#[cfg(test)]
+mod tests;
