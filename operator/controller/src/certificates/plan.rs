@@ -127,8 +127,11 @@ pub fn plan(facts: &Facts, now_ms: u64) -> Step {
         return Step::CreateAuthority;
     };
     let expected = expected_bundle(facts, current, now_ms);
-    if facts.bundle.as_ref() != Some(&expected) {
-        return Step::PublishBundle(expected);
+    let ids: Vec<Fingerprint> = expected.iter().map(|authority| authority.id.clone()).collect();
+    // What was published nobody knows when, counts from now on.
+    let all_dated = expected.iter().all(|authority| authority.published_at_ms.is_some());
+    if facts.bundle.as_ref() != Some(&ids) || !all_dated {
+        return Step::PublishBundle(ids);
     }
     let mut dues = Vec::new();
     match due_of_leaf(facts, current, now_ms) {
@@ -165,10 +168,12 @@ pub fn plan(facts: &Facts, now_ms: u64) -> Step {
     Step::Keep { until_ms: dues.into_iter().min().unwrap_or(now_ms) }
 }
 
-/// What the bundle shall have: nothing that has ended.
-fn expected_bundle(facts: &Facts, current: &AuthorityFacts, now_ms: u64) -> Vec<Fingerprint> {
+/// What the bundle shall have: nothing that has ended. Its order does not change when another begins to sign.
+fn expected_bundle<'a>(facts: &'a Facts, current: &'a AuthorityFacts, now_ms: u64) -> Vec<&'a AuthorityFacts> {
     let others = facts.next.iter().chain(&facts.previous).filter(|other| other.not_after_ms > now_ms);
-    std::iter::once(current).chain(others).map(|authority| authority.id.clone()).collect()
+    let mut expected: Vec<&AuthorityFacts> = std::iter::once(current).chain(others).collect();
+    expected.sort_by(|one, other| one.id.cmp(&other.id));
+    expected
 }
 
 /// When every worker trusts an authority.

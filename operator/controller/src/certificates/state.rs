@@ -47,9 +47,12 @@ impl State {
         let facts = |certificate: &AuthorityCertificate| AuthorityFacts {
             id: certificate.id.clone(),
             not_after_ms: certificate.not_after_ms,
-            published_at_ms: in_bundle(&certificate.id)
-                // Nobody could have published it in the future: then nothing is known.
-                .then(|| self.published.get(&certificate.id).copied().filter(|at| *at <= now_ms).unwrap_or(now_ms)),
+            // Nobody could have published it in the future: then nothing is known.
+            published_at_ms: self
+                .published
+                .get(&certificate.id)
+                .copied()
+                .filter(|at| in_bundle(&certificate.id) && *at <= now_ms),
         };
         Facts {
             current: self.current.as_ref().map(|authority| facts(&authority.certificate)),
