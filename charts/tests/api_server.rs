@@ -101,6 +101,7 @@ impl Server {
                 "/apis/rbac.authorization.k8s.io/v1",
                 "/apis/policy/v1",
                 "/apis/networking.k8s.io/v1",
+                "/apis/admissionregistration.k8s.io/v1",
                 "/apis/proving.rs/v1alpha1",
             ])
             .await;
@@ -174,13 +175,39 @@ impl Server {
         self.send(http::Request::get(path), &Value::Null).await
     }
 
-    /// Asks as the operator's ServiceAccount.
-    async fn as_operator(&self, request: http::request::Builder, body: &Value) -> Result<Value, String> {
-        let user = format!("system:serviceaccount:{}:{}", ACCOUNT.0, ACCOUNT.1);
+    /// Asks as a ServiceAccount (namespace and name).
+    async fn ask_as(
+        &self,
+        account: (&str, &str),
+        request: http::request::Builder,
+        body: &Value,
+    ) -> Result<Value, String> {
+        self.send_as(account, "application/json", request, body).await
+    }
+
+    /// Merges a patch as a ServiceAccount.
+    async fn merge_as(
+        &self,
+        account: (&str, &str),
+        request: http::request::Builder,
+        body: &Value,
+    ) -> Result<Value, String> {
+        self.send_as(account, "application/merge-patch+json", request, body)
+            .await
+    }
+
+    async fn send_as(
+        &self,
+        account: (&str, &str),
+        content: &str,
+        request: http::request::Builder,
+        body: &Value,
+    ) -> Result<Value, String> {
+        let user = format!("system:serviceaccount:{}:{}", account.0, account.1);
         let mut request = request
             .header("Impersonate-User", user)
-            .header(http::header::CONTENT_TYPE, "application/json");
-        for group in groups_of(ACCOUNT) {
+            .header(http::header::CONTENT_TYPE, content);
+        for group in groups_of(account) {
             request = request.header("Impersonate-Group", group);
         }
         self.send(request, body).await
@@ -473,7 +500,7 @@ async fn the_operator_may_grant_coordinators_their_rights_and_nothing_else() {
         { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
     ]);
     let granted = server
-        .as_operator(http::Request::post(path), &coordinators_role(&good))
+        .ask_as(ACCOUNT, http::Request::post(path), &coordinators_role(&good))
         .await;
     assert!(granted.is_ok(), "{granted:?}");
 
@@ -483,7 +510,11 @@ async fn the_operator_may_grant_coordinators_their_rights_and_nothing_else() {
         json!({ "apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"] }),
     ] {
         let refused = server
-            .as_operator(http::Request::post(path), &coordinators_role(&json!([rule])))
+            .ask_as(
+                ACCOUNT,
+                http::Request::post(path),
+                &coordinators_role(&json!([rule])),
+            )
             .await
             .unwrap_err();
         assert!(
@@ -491,6 +522,91 @@ async fn the_operator_may_grant_coordinators_their_rights_and_nothing_else() {
             "{refused}"
         );
     }
+}
+
+/// A ProverCluster of the namespace `platform`, for those of `from`.
+fn shared_cluster(from: &str) -> Value {
+    json!({
+        "apiVersion": "proving.rs/v1alpha1", "kind": "ProverCluster",
+        "metadata": { "name": "shared", "namespace": "platform" },
+        "spec": {
+            "artifactStore": { "s3": { "bucket": "proofs" } },
+            "backends": [{ "name": "risc0", "system": "risc0", "image": "example.com/risc0:1" }],
+            "workerGroups": [{ "name": "cpu", "backend": "risc0", "device": { "cpu": {} } }],
+            "allowedNamespaces": { "from": from },
+        }
+    })
+}
+
+#[tokio::test]
+async fn only_who_may_share_writes_a_cluster_for_other_namespaces() {
+    let server = Server::start(&[SYSTEM_NAMESPACE, "platform"]).await;
+    let values = ["--set", "rbac.protectSharing=true,fullnameOverride=guard"];
+    for object in rendered_as("guard", SYSTEM_NAMESPACE, &values) {
+        server.apply(&object, "").await.expect("it is taken");
+    }
+    let bind = async |namespace: &str, name: &str, role: &str| {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": { "name": format!("{name}-{role}"), "namespace": namespace },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+            "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": "platform" }],
+        });
+        server.apply(&binding, "").await.expect("a binding is taken");
+    };
+    let share = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "sharer" },
+        "rules": [{ "apiGroups": ["proving.rs"], "resources": ["proverclusters"], "verbs": ["share"] }],
+    });
+    server.apply(&share, "").await.expect("a role is taken");
+    bind("platform", "team", "prover-system-guard-provercluster-editor").await;
+    bind("platform", "owner", "prover-system-guard-provercluster-editor").await;
+    bind("platform", "owner", "sharer").await;
+    let create = async |name: &str, from: &str| {
+        let path = "/apis/proving.rs/v1alpha1/namespaces/platform/proverclusters?dryRun=All";
+        server
+            .ask_as(
+                ("platform", name),
+                http::Request::post(path),
+                &shared_cluster(from),
+            )
+            .await
+    };
+
+    // A policy comes into force some moments after it is made.
+    let refused = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        loop {
+            match create("team", "All").await {
+                Err(refusal) => return refusal,
+                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+    });
+    let refused = refused.await.expect("the policy comes into force");
+    assert!(refused.contains("has the verb share"), "{refused}");
+    let own = create("team", "Same").await;
+    assert!(own.is_ok(), "{own:?}");
+    let shared = create("owner", "All").await;
+    assert!(shared.is_ok(), "{shared:?}");
+
+    // The operator's finalizer passes, although the operator may not share.
+    server
+        .apply(&shared_cluster("All"), "")
+        .await
+        .expect("an administrator may share");
+    let path = "/apis/proving.rs/v1alpha1/namespaces/platform/proverclusters/shared?fieldManager=operator";
+    let request = http::Request::patch(path);
+    let finalizer = json!({ "metadata": { "finalizers": ["proving.rs/jobs"] } });
+    let patched = server
+        .merge_as((SYSTEM_NAMESPACE, "guard"), request, &finalizer)
+        .await;
+    assert!(patched.is_ok(), "{patched:?}");
+    let image = json!({ "spec": { "coordinator": { "image": "example.com/own:1" } } });
+    let changed = server
+        .merge_as(("platform", "team"), http::Request::patch(path), &image)
+        .await;
+    let refused = changed.unwrap_err();
+    assert!(refused.contains("has the verb share"), "{refused}");
 }
 
 /// Folders of samples, each with a kustomization.
