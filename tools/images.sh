@@ -64,7 +64,7 @@ libraries_of() {
   local program
   for program in "$@"; do
     # A static program has none, and ldd says so by failing.
-    { ldd "$(path_of "$program")" 2>/dev/null || true; } | grep -o '/[^ ]*'
+    { ldd "$(path_of "$program")" 2>/dev/null | grep -o '/[^ ]*'; } || true
   done | sort -u
 }
 

@@ -167,7 +167,19 @@ impl Stage {
     }
 
     fn spawn(folder: &tempfile::TempDir, command: &[&str]) -> Child {
-        tokio::process::Command::new(env!("CARGO_BIN_EXE_prover-supervisor"))
+        Stage::spawn_by(
+            tokio::process::Command::new(env!("CARGO_BIN_EXE_prover-supervisor")),
+            folder,
+            command,
+        )
+    }
+
+    fn spawn_by(
+        mut supervisor: tokio::process::Command,
+        folder: &tempfile::TempDir,
+        command: &[&str],
+    ) -> Child {
+        supervisor
             .arg("--socket")
             .arg(Stage::socket_in(folder))
             .arg("--")
@@ -458,4 +470,56 @@ async fn processor_time_is_counted_since_the_start() {
     if first.peak_memory_bytes > 0 {
         assert!(first.cpu_milliseconds > 0, "{first:?}");
     }
+}
+
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_outlives_every_termination_and_ends_at_the_agents_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::listen(&Stage::socket_in(&folder));
+    // A process namespace of its own, as a container has it. `--kill-child`: a failed test leaves nothing.
+    let mut namespace = tokio::process::Command::new("unshare");
+    namespace
+        .args([
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+        ])
+        .arg(env!("CARGO_BIN_EXE_prover-supervisor"));
+    let script = "(setsid sleep 600 &); echo up $$; exec sleep 600";
+    let mut unshare = Stage::spawn_by(namespace, &folder, &["/bin/sh", "-c", script]);
+    let mut session = agent.session().await;
+    let prover = session.start().await;
+    session.line(&format!("up {prover}")).await;
+    let supervisor = children_of(unshare.id().unwrap());
+    assert_eq!(supervisor.len(), 1);
+    for _ in 0..3 {
+        rustix::process::kill_process(supervisor[0], Signal::TERM).unwrap();
+        rustix::process::kill_process(supervisor[0], Signal::INT).unwrap();
+    }
+    session.send(Command::Kill(Kill {})).await;
+    assert_eq!(session.ended().await, signalled(9));
+    let own = u32::try_from(supervisor[0].as_raw_nonzero().get()).unwrap();
+    assert!(children_of(own).is_empty(), "the orphan is gone too, and reaped");
+    session.start().await;
+    session.send(Command::Shutdown(Shutdown {})).await;
+    let status = within("the end", unshare.wait()).await.unwrap();
+    assert!(status.success(), "{status:?}");
+}
+
+/// Processes, zombies among them, whose parent is this one.
+fn children_of(process: u32) -> Vec<Pid> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|child| {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok())
+                == Some(process)
+        })
+        .filter_map(Pid::from_raw)
+        .collect()
 }
