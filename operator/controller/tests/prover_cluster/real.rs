@@ -312,7 +312,7 @@ fn everything(namespace: &str) -> Value {
             } },
         ],
         "workerGroups": groups,
-        "allowedNamespaces": { "from": "All" },
+        "allowedNamespaces": { "from": "Same" },
     });
     cluster
 }

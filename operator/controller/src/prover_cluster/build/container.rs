@@ -235,23 +235,68 @@ impl Needs {
     }
 }
 
-/// Bytes in the form that the API server keeps.
+/// Bytes in the form that the API server keeps: another one would be written anew at every application.
 pub(super) fn bytes(bytes: Bytes) -> Quantity {
-    const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let exact = UNITS
-        .iter()
-        .find(|(_, shift)| bytes.0 > 0 && bytes.0 % (1 << shift) == 0);
-    Quantity(match exact {
-        Some((unit, shift)) => format!("{}{unit}", bytes.0 >> shift),
-        None => bytes.0.to_string(),
-    })
+    const BINARY: [(&str, u64); 5] = [
+        ("Pi", 1 << 50),
+        ("Ti", 1 << 40),
+        ("Gi", 1 << 30),
+        ("Mi", 1 << 20),
+        ("Ki", 1 << 10),
+    ];
+    let binary = BINARY
+        .into_iter()
+        .find(|(_, unit)| bytes.0 > 0 && bytes.0 % unit == 0);
+    match binary {
+        Some((suffix, unit)) => Quantity(format!("{}{suffix}", bytes.0 / unit)),
+        None => decimal(bytes.0),
+    }
 }
 
 /// Cores in the form that the API server keeps.
 pub(super) fn cores(cores: MilliCores) -> Quantity {
-    Quantity(if cores.0 % 1_000 == 0 {
-        (cores.0 / 1_000).to_string()
+    if cores.0 % 1_000 == 0 {
+        decimal(cores.0 / 1_000)
     } else {
-        format!("{}m", cores.0)
-    })
+        Quantity(format!("{}m", cores.0))
+    }
+}
+
+fn decimal(count: u64) -> Quantity {
+    const DECIMAL: [(&str, u64); 5] = [
+        ("P", 1_000_000_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("G", 1_000_000_000),
+        ("M", 1_000_000),
+        ("k", 1_000),
+    ];
+    let exact = DECIMAL
+        .into_iter()
+        .find(|(_, unit)| count > 0 && count % unit == 0);
+    Quantity(exact.map_or_else(
+        || count.to_string(),
+        |(suffix, unit)| format!("{}{suffix}", count / unit),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_the_form_that_the_api_server_keeps() {
+        for (count, text) in [
+            (1, "1"),
+            (1_024, "1Ki"),
+            (1_536 << 20, "1536Mi"),
+            (250_000_000, "250M"),
+            (1_000_001, "1000001"),
+            (0, "0"),
+        ] {
+            assert_eq!(bytes(Bytes(count)).0, text);
+        }
+        for (count, text) in [(1, "1m"), (1_500, "1500m"), (2_000, "2"), (2_000_000, "2k")] {
+            assert_eq!(cores(MilliCores(count)).0, text);
+        }
+    }
 }
