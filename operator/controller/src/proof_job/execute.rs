@@ -55,7 +55,7 @@ pub(super) async fn execute(
         JobPlan::AddFinalizer => ("add_finalizer", add_finalizer(context, job).await),
         JobPlan::RemoveFinalizer(_) => ("remove_finalizer", remove_finalizer(context, job).await),
         JobPlan::Refuse(condition) => ("refuse", refuse(context, job, condition).await),
-        JobPlan::LeaveToCoordinator => ("leave_to_coordinator", write_conditions(context, job, json!([])).await),
+        JobPlan::LeaveToCoordinator => ("leave_to_coordinator", write_conditions(context, job, &json!([])).await),
         JobPlan::Delete => ("delete", delete(context, job).await),
     };
     tracing::debug!(namespace = job.namespace(), name = job.name_any(), ?plan, "ProofJob");
@@ -118,17 +118,15 @@ async fn remove_finalizer(context: &Context, job: &JobObject) -> Result<(), ApiE
 }
 
 async fn refuse(context: &Context, job: &JobObject, condition: &Condition) -> Result<(), ApiError> {
-    write_conditions(context, job, json!([condition])).await?;
+    write_conditions(context, job, &json!([condition])).await?;
     tell(context, job, EventType::Warning, &condition.reason, "Accept", &condition.message).await;
     Ok(())
 }
 
 /// Applies these conditions as ours; those that we applied before and are not among them go, unless the coordinator
 /// applies them too.
-async fn write_conditions(context: &Context, job: &JobObject, conditions: Value) -> Result<(), ApiError> {
-    let none = conditions.as_array().is_some_and(Vec::is_empty);
-    let status = if none { json!({}) } else { json!({ "conditions": conditions }) };
-    let patch = applied(job, &json!({}), &json!({ "status": status }));
+async fn write_conditions(context: &Context, job: &JobObject, conditions: &Value) -> Result<(), ApiError> {
+    let patch = applied(job, &json!({}), &json!({ "status": { "conditions": conditions } }));
     let parameters = PatchParams::apply(names::OPERATOR_MANAGER).force();
     let api: Api<ProofJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let name = job.name_any();

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time};
 use kube::Resource;
 use kube::core::{DeserializeGuard, ObjectMeta};
-use prover_crds::{ClusterReference, MANAGED_BY_US, ProofJob, names};
+use prover_crds::{ClusterReference, MANAGED_BY_US, ProofJob, conditions, names};
 use serde::{Deserialize, Serialize};
 
 use super::gitops;
@@ -23,7 +23,7 @@ pub struct JobObject {
     /// What became of it.
     #[serde(default)]
     pub status: JobStatus,
-    /// The operator owns a field of the status. Set by [`trim`], which drops what it is read from.
+    /// The operator owns the condition `Accepted`. Set by [`trim`], which drops what it is read from.
     #[serde(skip)]
     pub we_wrote_status: bool,
 }
@@ -70,9 +70,7 @@ pub fn trim(job: &mut DeserializeGuard<JobObject>) {
             for condition in &mut job.status.conditions {
                 condition.message = String::new();
             }
-            job.we_wrote_status = job.metadata.managed_fields.iter().flatten().any(|entry| {
-                entry.manager.as_deref() == Some(names::OPERATOR_MANAGER) && entry.subresource.as_deref() == Some("status")
-            });
+            job.we_wrote_status = job.metadata.managed_fields.iter().flatten().any(wrote_accepted);
             &mut job.metadata
         }
         Err(invalid) => &mut invalid.metadata,
@@ -84,6 +82,15 @@ pub fn trim(job: &mut DeserializeGuard<JobObject>) {
         name == names::TTL_DESPITE_GITOPS_ANNOTATION || gitops::ANNOTATIONS.contains(&name)
     });
     keep(&mut metadata.labels, |name| gitops::LABELS.contains(&name));
+}
+
+/// Whether this entry says that the operator owns the condition `Accepted`.
+fn wrote_accepted(entry: &ManagedFieldsEntry) -> bool {
+    let condition = format!(r#"k:{{"type":"{}"}}"#, conditions::ACCEPTED);
+    let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.pointer("/f:status/f:conditions"));
+    entry.manager.as_deref() == Some(names::OPERATOR_MANAGER)
+        && entry.subresource.as_deref() == Some("status")
+        && fields.is_some_and(|fields| fields.get(&condition).is_some())
 }
 
 fn keep(entries: &mut Option<BTreeMap<String, String>>, wanted: impl Fn(&str) -> bool) {
