@@ -1,16 +1,18 @@
 //! The path from a manifest to a verified proof, per backend, and jobs of several namespaces at once.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use prover_e2e::{Manifest, Model, bin_directory, binary, sample_program};
+use prover_e2e::{Manifest, Model, bin_directory, binary, sample_program, workspace};
 use serde_json::{Value, json};
 
 use crate::support::kubectl::{apply, get, kubectl};
-use crate::support::objects::Cluster;
-use crate::support::scene::Scene;
+use crate::support::objects::{Cluster, image};
+use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
     JOB_FINISHED, attempts, await_event, expect_no_leaked_artifacts, start_cluster, submit, submit_in,
+    workers,
 };
 use crate::support::store;
 
@@ -99,6 +101,170 @@ fn a_job_of_a_namespace_that_is_not_allowed_is_told_so() {
             accepted["status"] == "False" && accepted["reason"] == "NamespaceNotAllowed"
         })
     });
+    scene.finish();
+}
+
+/// The gnark prover of config/samples/command, as an image of the user's own.
+pub(crate) fn gnark(scene: &Scene, more: Value) -> Cluster {
+    let prover = "/usr/local/bin/prover-sample-gnark";
+    Cluster::new(scene)
+        .backend(json!({
+            "name": "gnark", "system": "command", "image": image("prover-sample-gnark"),
+            "command": {
+                "prove": [prover, "prove", "--program", "{program}", "--input", "{input}", "--proof", "{proof}",
+                    "--public-values", "{publicValues}"],
+                "verify": [prover, "verify", "--program", "{program}", "--proof", "{proof}", "--public-values",
+                    "{publicValues}"],
+                "hostMemory": "256Mi",
+            },
+        }))
+        .group("cpu", "gnark", more)
+}
+
+/// A Groth16 proof that the seed leads to the public end, for the small bundle in a ConfigMap of the namespace.
+pub(crate) fn gnark_job(namespace: &str, name: &str, seed: u64) -> Manifest {
+    if get(namespace, "configmap", "chain").is_none() {
+        let file = format!("--from-file=bundle={}", sample("chain.bundle").display());
+        kubectl(&["create", "configmap", "chain", "--namespace", namespace, &file]);
+    }
+    Model::new(1)
+        .manifest(name)
+        .spec(
+            "program",
+            json!({"configMap": {"name": "chain", "key": "bundle"}}),
+        )
+        .spec("input", json!({"text": seed.to_string()}))
+        .spec(
+            "proof",
+            json!({"system": "command", "kind": "Proof", "backend": "gnark"}),
+        )
+}
+
+fn sample(name: &str) -> PathBuf {
+    let path = workspace().join("target/samples").join(name);
+    assert!(path.is_file(), "{} is missing: run `make images`", path.display());
+    path
+}
+
+/// Downloads the proof that a job claims and has gnark verify it here, against the bundle that was submitted.
+pub(crate) fn expect_gnark_verified(job: &Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let (proof, end) = (folder.path().join("proof"), folder.path().join("end"));
+    let uri = |field: &str| {
+        let uri = job["status"][field]["uri"].as_str();
+        uri.unwrap_or_else(|| panic!("status names no {field}: {:#}", job["status"]))
+            .to_owned()
+    };
+    store::download(&uri("proof"), &proof);
+    store::download(&uri("publicValues"), &end);
+    let verify = || {
+        let mut command = Command::new(sample("prover-sample-gnark"));
+        command.arg("verify").arg("--program").arg(sample("chain.bundle"));
+        command
+            .arg("--proof")
+            .arg(&proof)
+            .arg("--public-values")
+            .arg(&end);
+        command.output().unwrap()
+    };
+    let output = verify();
+    assert!(
+        output.status.success(),
+        "the proof is refused: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // A verifier that takes anything would take this too.
+    let mut other = std::fs::read(&end).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&end, other).unwrap();
+    assert!(
+        !verify().status.success(),
+        "gnark takes the proof for another end of the chain"
+    );
+}
+
+#[test]
+fn a_gnark_proof_is_made_in_the_users_own_image_and_verifies() {
+    let scene = Scene::new("gnark");
+    start_cluster(&scene, &gnark(&scene, json!({})));
+    let job = submit(&scene, &gnark_job(scene.namespace(), "chain", 42));
+    let done = job.succeeded(JOB_FINISHED);
+    expect_gnark_verified(&done);
+    assert!(
+        done["status"]["emulated"].is_null(),
+        "a real proof is not emulated"
+    );
+    expect_no_leaked_artifacts(&scene, &[&job]);
+    expect_no_credentials_in_backends(&scene);
+    scene.finish();
+}
+
+/// Containers in which users' programs run hold neither credentials of the store, nor a token, nor the authority.
+fn expect_no_credentials_in_backends(scene: &Scene) {
+    for pod in workers(scene, "cpu") {
+        let containers = pod["spec"]["containers"].as_array().unwrap();
+        let backends: Vec<_> = containers.iter().filter(|each| each["name"] != "agent").collect();
+        assert!(!backends.is_empty());
+        for backend in backends {
+            let said = backend.to_string();
+            for secret in [
+                "AWS_",
+                "secretKeyRef",
+                "serviceaccount",
+                "proving.rs/token",
+                "/etc/prover/ca",
+            ] {
+                assert!(!said.contains(secret), "{secret} in {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gnark_proofs_of_many_jobs_of_two_namespaces_all_verify() {
+    let mut scene = Scene::new("gnark-many");
+    let guest = scene.another_namespace("guest");
+    let cluster = gnark(&scene, json!({"replicas": 2})).spec(
+        "allowedNamespaces",
+        json!({"from": "Selector", "selector": {"matchLabels": {"proving.rs/e2e": scene.label()}}}),
+    );
+    start_cluster(&scene, &cluster);
+    let own = scene.namespace().to_owned();
+    let jobs: Vec<_> = (0..6)
+        .map(|number| {
+            let namespace = if number % 2 == 0 { &own } else { &guest };
+            submit_in(
+                &scene,
+                namespace,
+                &gnark_job(namespace, &format!("chain-{number}"), 100 + number),
+            )
+        })
+        .collect();
+    for job in &jobs {
+        expect_gnark_verified(&job.succeeded(JOB_FINISHED));
+    }
+    expect_no_leaked_artifacts(&scene, &jobs.iter().collect::<Vec<_>>());
+    scene.finish();
+}
+
+#[test]
+fn a_gnark_program_that_is_no_bundle_fails_its_job_in_the_provers_words() {
+    let scene = Scene::new("gnark-bad");
+    start_cluster(&scene, &gnark(&scene, json!({})));
+    let bad = gnark_job(scene.namespace(), "bad", 1).spec("program", json!({"inline": base64(b"no bundle")}));
+    let job = submit(&scene, &bad);
+    let done = job.finished(JOB_FINISHED);
+    assert!(
+        is_true(&done, "Failed") && done["status"]["proof"].is_null(),
+        "{:#}",
+        done["status"]
+    );
+    let message = done["status"]["failure"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("bundle"),
+        "the prover's own words are lost: {message}"
+    );
+    expect_no_leaked_artifacts(&scene, &[&job]);
     scene.finish();
 }
 
