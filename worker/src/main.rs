@@ -212,10 +212,15 @@ async fn run(worker: WorkerArguments) -> Result<(), Failure> {
         ),
         None => None,
     };
-    let agent = Agent::new(config(worker)?, &registry).await;
+    // As the first process of a container it would not even get a signal that it does not listen to.
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let config = config(worker)?;
+    let agent = tokio::select! {
+        agent = Agent::new(config, &registry) => agent,
+        Some(()) = either(&mut terminate, &mut interrupt) => return Ok(()),
+    };
     let agent = agent.map_err(|error| Failure::new(EXIT_BAD_ARGUMENT, &error))?;
     let (leave, asked) = watch::channel(Leave::Stay);
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     // From now on it serves. Neither a lost coordinator nor a broken device changes that: pods that are not ready
     // are the first to be deleted.
     observation.set_ready(true);

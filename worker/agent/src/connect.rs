@@ -100,7 +100,7 @@ impl Connector {
         };
         let uri: Uri = address.parse().map_err(|_| malformed())?;
         let authority = uri.authority().ok_or_else(malformed)?.as_str().to_owned();
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.contains('@') {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(malformed());
         }
         let tls = match uri.scheme_str() {
@@ -140,6 +140,10 @@ impl Connector {
         let (Some(host), Some(_)) = (uri.host(), uri.port_u16()) else {
             return Err(AddressError::Malformed { address });
         };
+        let whole = uri.authority().is_some_and(|parsed| parsed.as_str() == authority);
+        if !whole || authority.contains('@') {
+            return Err(AddressError::Malformed { address });
+        }
         if self.tls.is_none() && !self.insecure && !is_this_machine(host) {
             return Err(AddressError::InTheClear { address });
         }
@@ -313,6 +317,14 @@ mod tests {
         ));
         let safe = mk("https://coordinator:7000", false).unwrap();
         assert_eq!(safe.address("10.0.0.1:7000").unwrap().scheme_str(), Some("https"));
+        for authority in [
+            "coordinator:7000/path",
+            "user@coordinator:7000",
+            "http://coordinator:7000",
+            "coordinator",
+        ] {
+            assert!(safe.address(authority).is_err(), "{authority}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits;
 use crate::protocol::{
-    BackendDescription, Heartbeat, ReadChannel, SendChannelMessage, SubmitTasks, SubscribeTasks, Welcome,
+    BackendDescription, Heartbeat, NotLeader, ReadChannel, SendChannelMessage, SubmitTasks, SubscribeTasks,
+    Welcome,
 };
 
 fn mk_artifact(name: &str) -> Artifact {
@@ -243,6 +244,19 @@ fn an_envelope_without_a_known_message_is_refused() {
         CoordinatorMessage::default().validate().unwrap_err().category(),
         "empty_message"
     );
+}
+
+#[test]
+fn a_coordinator_that_does_not_lead_says_who_does() {
+    let mk = |address: &str| {
+        CoordinatorMessage::from(NotLeader {
+            address: address.to_owned(),
+        })
+    };
+    mk("10.0.0.7:7000").validate().unwrap();
+    assert_eq!(mk("").validate().unwrap_err().category(), "empty_field");
+    let long = "x".repeat(limits::NAME_BYTES + 1);
+    assert_eq!(mk(&long).validate().unwrap_err().category(), "too_large");
 }
 
 #[test]

@@ -304,7 +304,13 @@ impl Agent {
             .map(|attempt| attempt.assign.attempt_id)
             .collect();
         for id in waiting {
-            self.fail(id, FailureClass::Retryable, "DeviceUnusable", problem, None);
+            if told {
+                // Nobody's fault, and the coordinator gives this device nothing more.
+                self.give_back(id);
+            } else {
+                // It does not know of the lane: given back, a planner would come again at once.
+                self.fail(id, FailureClass::Retryable, "DeviceUnusable", problem, None);
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use prover_agent::{AgentError, BackendPlace, Departure};
-use prover_wire::protocol::FailureClass;
 use prover_wire::protocol::worker_message::Message as Said;
+use prover_wire::protocol::{Assign, FailureClass};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::steps::Step;
@@ -150,8 +150,19 @@ async fn a_device_whose_child_does_not_start_again_is_unusable_until_it_does() {
     let agent = bench.run();
     let mut session = bench.coordinator.welcomed(1).await;
     std::fs::remove_file(&switch).unwrap();
-    session.assign(mk_assign(1, &[Step::Exit(1)])).await;
+    session
+        .assign(mk_assign(1, &[bench.step_wait("gate"), Step::Exit(1)]))
+        .await;
     session.started(1).await;
+    session
+        .assign(Assign {
+            prefetch: true,
+            ..mk_assign(7, &[])
+        })
+        .await;
+    session.recall(99).await;
+    assert!(!session.recall_answered(99).await);
+    bench.open_gate("gate");
     session.failed_with(1, FailureClass::ChildCrashed).await;
     session.acknowledge(1).await;
     let Said::DeviceChanged(change) = session.next().await else {
@@ -159,6 +170,7 @@ async fn a_device_whose_child_does_not_start_again_is_unusable_until_it_does() {
     };
     assert!(!change.usable);
     assert!(change.reason.contains("switched off"), "{}", change.reason);
+    assert!(session.recall_answered(7).await, "what waited is given back");
     session.assign(mk_assign(2, &[])).await;
     let failed = session.failed_with(2, FailureClass::Retryable).await;
     assert_eq!(failed.reason, "DeviceUnusable");
