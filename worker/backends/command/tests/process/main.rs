@@ -166,7 +166,7 @@ async fn a_job_is_proved_verified_and_bound_to_its_program() {
     assert_eq!(fixture.description.proofs[0].system, "command:groth16");
     assert!(!fixture.description.emulated);
     let [prove, verify] = fixture.plan().await;
-    assert_eq!(verify.depends_on, [prove.request_id.clone()]);
+    assert_eq!(verify.depends_on, std::slice::from_ref(&prove.request_id));
     assert!(verify.concludes_job && !prove.concludes_job);
     assert_eq!(prove.resources.unwrap().host_memory_bytes, 1 << 30);
     let proved = fixture.prove().await.unwrap();
