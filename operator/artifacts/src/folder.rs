@@ -143,6 +143,15 @@ impl ArtifactStore for FolderStore {
         .await
     }
 
+    async fn fetch_file(&self, key: &Key, max_bytes: u64, to: &Path) -> Result<ObjectInfo, StoreError> {
+        let (key, to) = (key.clone(), to.to_owned());
+        let name = key.clone();
+        self.run(Operation::FetchFile, name.as_str(), move |shared| {
+            shared.fetch_file(&key, max_bytes, &to)
+        })
+        .await
+    }
+
     async fn stat(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
         let key = key.clone();
         let name = key.clone();
@@ -339,6 +348,30 @@ impl Shared {
             self.check(key, expected, &ObjectInfo::of(&content))?;
         }
         Ok(content.into())
+    }
+
+    fn fetch_file(&self, key: &Key, max_bytes: u64, to: &Path) -> Result<ObjectInfo, StoreError> {
+        // The file may grow meanwhile, so the limit holds for the reading too.
+        let mut file = self.open_object(key)?.take(max_bytes.saturating_add(1));
+        let mut partial =
+            local::partial_in(&local::folder_of(to)).map_err(|error| local::write_error(to, error))?;
+        let found = match local::copy_hashed(&mut file, partial.as_file_mut()) {
+            Ok(found) => found,
+            Err(CopyError::Read(error)) => return Err(self.error(key.as_str(), error)),
+            Err(CopyError::Write(error)) => return Err(local::write_error(to, error)),
+        };
+        self.counters.read(found.size_bytes);
+        if found.size_bytes > max_bytes {
+            return Err(StoreError::TooLarge {
+                key: key.to_string(),
+                size_bytes: found.size_bytes,
+                limit_bytes: max_bytes,
+            });
+        }
+        partial
+            .persist(to)
+            .map_err(|failure| local::write_error(to, failure.error))?;
+        Ok(found)
     }
 
     fn stat(&self, key: &Key) -> Result<ObjectInfo, StoreError> {

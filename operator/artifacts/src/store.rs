@@ -13,6 +13,7 @@ use crate::error::StoreError;
 use crate::folder::FolderStore;
 use crate::hash::ObjectInfo;
 use crate::key::{Key, Prefix};
+use crate::local;
 use crate::retry::{Jitter, RandomJitter, RetryPolicy};
 use crate::s3::S3Store;
 use crate::url::StoreUrl;
@@ -88,6 +89,17 @@ pub trait ArtifactStore: Send + Sync + fmt::Debug {
         expected: Option<&ObjectInfo>,
         max_bytes: u64,
     ) -> Result<Bytes, StoreError>;
+
+    /// Fetches an object of which only a bound is known into a local file, as [`ArtifactStore::get_file`] does, and
+    /// answers what it is. One of more than `max_bytes` is [`StoreError::TooLarge`]. The content is checked against
+    /// the digest that the store keeps with it, where it keeps one. A store that does not say otherwise holds the
+    /// content in memory meanwhile.
+    async fn fetch_file(&self, key: &Key, max_bytes: u64, to: &Path) -> Result<ObjectInfo, StoreError> {
+        let content = self.get_bytes(key, None, max_bytes).await?;
+        let written = tokio::fs::write(to, &content).await;
+        written.map_err(|error| local::write_error(to, error))?;
+        Ok(ObjectInfo::of(&content))
+    }
 
     /// Size and digest of an object. The folder store reads the whole file for it.
     async fn stat(&self, key: &Key) -> Result<ObjectInfo, StoreError>;

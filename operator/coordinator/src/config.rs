@@ -36,6 +36,9 @@ pub struct CoordinatorConfig {
     /// What connections are encrypted with; none: nothing is (local mode). The configuration offers HTTP/2 only, and
     /// may change its certificate by itself.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Longest time from a connection to the first call on it that signs in; more than the longest judgement of a
+    /// token takes.
+    pub sign_in_timeout: Duration,
     /// Limits of the scheduling core.
     pub limits: Limits,
     /// How often workers report what they hold.
@@ -65,6 +68,7 @@ impl CoordinatorConfig {
             epoch: 1,
             worker_authentication,
             tls: None,
+            sign_in_timeout: Duration::from_secs(15),
             limits: Limits::default(),
             heartbeat_interval: Duration::from_secs(2),
             artifact_prefix: String::new(),

@@ -24,8 +24,6 @@ use crate::metrics::Metrics;
 
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time from the handshake to the first call that signs in. More than the longest wait for a pod watch.
-const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections on which nobody has signed in; further ones are closed. As many workers as may reconnect at once.
 const GUESTS: usize = 4_096;
 /// Finished handshakes that wait for the server.
@@ -142,6 +140,8 @@ impl AsyncWrite for Connection {
 pub(crate) struct Listener {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Longest time from the handshake to the first call that signs in.
+    pub(crate) sign_in_timeout: Duration,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
 }
@@ -181,6 +181,7 @@ impl Listener {
                 address,
                 permit,
                 acceptor: acceptor.clone(),
+                sign_in_timeout: self.sign_in_timeout,
                 metrics: self.metrics.clone(),
             };
             tokio::spawn(handshake.run(connections.clone()));
@@ -193,6 +194,7 @@ struct Handshake {
     address: SocketAddr,
     permit: OwnedSemaphorePermit,
     acceptor: Option<TlsAcceptor>,
+    sign_in_timeout: Duration,
     metrics: Metrics,
 }
 
@@ -204,7 +206,8 @@ impl Handshake {
         let transport = match self.acceptor {
             None => Transport::Plain(self.stream),
             Some(acceptor) => {
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream)).await {
+                let limit = HANDSHAKE_TIMEOUT.min(self.sign_in_timeout);
+                match tokio::time::timeout(limit, acceptor.accept(self.stream)).await {
                     Ok(Ok(stream)) => Transport::Tls(Box::new(stream)),
                     Ok(Err(error)) => {
                         tracing::debug!(%address, %error, "a TLS handshake failed");
@@ -224,7 +227,7 @@ impl Handshake {
                 address,
                 guest: Arc::new(guest),
             },
-            deadline: Some(Box::pin(tokio::time::sleep(SIGN_IN_TIMEOUT))),
+            deadline: Some(Box::pin(tokio::time::sleep(self.sign_in_timeout))),
             metrics: self.metrics,
         };
         // Where the server has stopped, nobody wants the connection.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo, Prefix, Sha256, Sha256Hasher, StoreError};
 use prover_core::{ArtifactName, Binding};
 use prover_crds::{Place, S3Source, reasons};
-use tempfile::TempPath;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::Retry;
 use crate::handle::SourceAccess;
@@ -250,6 +250,9 @@ impl SourceError {
             SourceError::MalformedBase64 { .. } | SourceError::NotOneSource { .. } => "InvalidSpec",
             SourceError::NotSupported { .. } => "SourceNotSupported",
             SourceError::WrongHash { .. } | SourceError::Changed { .. } => "SourceHashMismatch",
+            SourceError::Fetch { source, .. } if matches!(**source, StoreError::TooLarge { .. }) => {
+                reasons::SOURCE_TOO_LARGE
+            }
             SourceError::Fetch { source, .. } if matches!(**source, StoreError::NotFound { .. }) => {
                 "SourceNotFound"
             }
@@ -484,10 +487,18 @@ impl Reading<'_> {
                 kind,
                 source: error,
             })?;
-        let path = match fetched.content {
-            FetchedContent::Bytes(bytes) => return Ok(mk_found(source, fetched.origin, bytes)),
-            FetchedContent::File(path) => path,
-        };
+        match fetched.content {
+            FetchedContent::Bytes(bytes) => Ok(mk_found(source, fetched.origin, bytes)),
+            FetchedContent::File(path) => self.found_file(source, fetched.origin, path).await,
+        }
+    }
+
+    async fn found_file(
+        &self,
+        source: &Source<'_>,
+        origin: String,
+        path: Arc<TempPath>,
+    ) -> Result<Found, SourceError> {
         let (told, at) = (source.field.clone(), Arc::clone(&path));
         let read = move || {
             let unreadable = |source: std::io::Error| SourceError::FileUnreadable {
@@ -502,7 +513,7 @@ impl Reading<'_> {
         Ok(Found {
             field: source.field.clone(),
             name: source.name.clone(),
-            origin: fetched.origin,
+            origin,
             size_bytes,
             head,
             content: Content::Temporary(path),
@@ -516,12 +527,25 @@ impl Reading<'_> {
             source: Box::new(error),
         };
         let key = Key::new(format!("inputs/{}/{}", self.tenant, s3.key)).map_err(fetch)?;
-        let bytes = self
-            .store
-            .get_bytes(&key, None, source.limit_bytes)
+        // Through a file: an input may be larger than this process.
+        let made = blocking({
+            let field = source.field.clone();
+            move || {
+                let made = NamedTempFile::new().map(NamedTempFile::into_temp_path);
+                made.map_err(|source| SourceError::FileUnreadable {
+                    field,
+                    path: std::env::temp_dir().display().to_string(),
+                    source,
+                })
+            }
+        });
+        let path = Arc::new(made.await?);
+        self.store
+            .fetch_file(&key, source.limit_bytes, &path)
             .await
             .map_err(fetch)?;
-        Ok(mk_found(source, format!("object {:?}", key.as_str()), bytes))
+        self.found_file(source, format!("object {:?}", key.as_str()), path)
+            .await
     }
 }
 

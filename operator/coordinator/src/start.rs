@@ -92,6 +92,7 @@ pub async fn start(
     let listener = Listener {
         listener,
         tls: config.tls,
+        sign_in_timeout: config.sign_in_timeout,
         metrics: metrics.clone(),
         stop: stop.clone(),
     };

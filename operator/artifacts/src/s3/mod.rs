@@ -145,6 +145,13 @@ impl ArtifactStore for S3Store {
         )
     }
 
+    async fn fetch_file(&self, key: &Key, max_bytes: u64, to: &Path) -> Result<ObjectInfo, StoreError> {
+        self.counted(
+            Operation::FetchFile,
+            self.inner.fetch_unknown(key, max_bytes, to).await,
+        )
+    }
+
     async fn stat(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
         let result = self.inner.head(key.as_str()).await.and_then(|head| {
             let known = head.sha256.map(|sha256| ObjectInfo {

@@ -35,6 +35,7 @@ macro_rules! behaviours {
             a_file_of_other_content_is_a_mismatch_that_is_tried_again_and_leaves_nothing,
             bytes_of_other_content_are_a_mismatch_that_names_the_key,
             an_object_larger_than_the_limit_is_refused,
+            an_object_of_which_only_a_bound_is_known_comes_into_a_file,
             stat_tells_size_and_digest,
             a_deleted_object_is_gone_and_can_be_written_again,
             deleting_a_prefix_spares_its_siblings,
@@ -356,6 +357,39 @@ pub(crate) async fn an_object_larger_than_the_limit_is_refused(f: Fixture) {
         f.store.get_bytes(&key, Some(&info), 100_000).await.unwrap().len(),
         100_000
     );
+}
+
+pub(crate) async fn an_object_of_which_only_a_bound_is_known_comes_into_a_file(f: Fixture) {
+    let key = key("inputs/team/block");
+    let info = f
+        .store
+        .put_bytes(&key, content(100_000, 3), Condition::CreateOnly)
+        .await
+        .unwrap();
+    let to = f.local.path().join("fetched");
+    let refused = f.store.fetch_file(&key, 99_999, &to).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            StoreError::TooLarge {
+                limit_bytes: 99_999,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        fs::read_dir(f.local.path()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+    assert_eq!(f.store.fetch_file(&key, 100_000, &to).await.unwrap(), info);
+    assert_eq!(fs::read(&to).unwrap(), content(100_000, 3));
+    let missing = f
+        .store
+        .fetch_file(&Key::new("inputs/team/none").unwrap(), 1, &to)
+        .await;
+    assert!(matches!(missing, Err(StoreError::NotFound { .. })), "{missing:?}");
 }
 
 pub(crate) async fn stat_tells_size_and_digest(f: Fixture) {
