@@ -28,14 +28,13 @@ use crate::source::{Assumption, Input, Program, is_false};
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.summary"),
     printcolumn(name = "System", type_ = "string", json_path = ".spec.proof.system"),
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.proof.kind"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Hz",
         type_ = "integer",
         json_path = ".status.effectiveHz",
-        description = "Cycles per second of the whole job",
-        priority = 1
+        description = "Cycles per second of the whole job"
     ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Cycles",
         type_ = "integer",

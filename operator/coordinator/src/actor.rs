@@ -165,6 +165,9 @@ impl Actor {
             Command::Submit { request, reply } => self.submit(*request, reply),
             Command::Cancel { uid } => self.cancel(&uid),
             Command::SetPolicy { uid, policy } => self.set_policy(&uid, policy),
+            Command::SetWeight { tenant, weight } => {
+                self.apply(Event::TenantWeightChanged { tenant, weight });
+            }
             Command::Forget { uid } => self.forget(&uid),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
             Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),

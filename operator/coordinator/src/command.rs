@@ -40,6 +40,10 @@ pub(crate) enum Command {
         uid: Arc<str>,
         policy: JobPolicy,
     },
+    SetWeight {
+        tenant: Arc<str>,
+        weight: u32,
+    },
     Forget {
         uid: Arc<str>,
     },

@@ -75,6 +75,18 @@ impl CoordinatorHandle {
         })
     }
 
+    /// Gives a tenant another share of the devices, relative to the others; 1 until it is told otherwise.
+    ///
+    /// # Errors
+    /// The coordinator has been shut down.
+    pub async fn set_weight(&self, tenant: &str, weight: u32) -> Result<(), CoordinatorError> {
+        let tenant = tenant.into();
+        self.commands
+            .send(Command::SetWeight { tenant, weight })
+            .await
+            .map_err(|_| CoordinatorError::Stopped)
+    }
+
     /// Tells that a worker's process or pod is gone for certain: its attempts run elsewhere at once.
     pub async fn worker_gone(&self, worker_id: &str) {
         // A coordinator that has been shut down has no leases left to lose.

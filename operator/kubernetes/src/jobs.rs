@@ -9,6 +9,7 @@ mod collecting;
 mod entry;
 pub(crate) mod judge;
 mod sightings;
+mod slots;
 mod views;
 pub(crate) mod watch;
 
@@ -79,6 +80,10 @@ pub(crate) struct Jobs {
     /// Accepted jobs that have not ended, by namespace.
     unfinished: HashMap<Arc<str>, usize>,
     unfinished_in_all: usize,
+    /// Jobs that may run at once, in all and by namespace.
+    slots: slots::Slots,
+    /// Weights that the core was told, by namespace.
+    weights: BTreeMap<Arc<str>, u32>,
     /// Fewer jobs are unfinished than before: refused ones may be taken.
     room: bool,
     /// The watch of each namespace.
@@ -116,6 +121,8 @@ impl Jobs {
             timers: BTreeSet::new(),
             unfinished: HashMap::new(),
             unfinished_in_all: 0,
+            slots: slots::Slots::default(),
+            weights: BTreeMap::new(),
             room: false,
             watches: BTreeMap::new(),
             sightings: mpsc::channel(SIGHTINGS),
@@ -128,13 +135,13 @@ impl Jobs {
 
     /// Looks after the jobs until it is stopped; then what is settled is still written.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        self.take_rules();
+        self.take_rules().await;
         loop {
-            self.start_due();
+            self.start_due().await;
             let wake = self.wake_at();
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.parts.rules.changed() => self.take_rules(),
+                () = self.parts.rules.changed() => self.take_rules().await,
                 Some(sighting) = self.sightings.1.recv() => self.sighted(sighting).await,
                 Some(name) = self.views.1.recv() => self.viewed(&name).await,
                 Some(admitted) = self.admissions.next() => self.admitted(admitted).await,
@@ -155,8 +162,8 @@ impl Jobs {
     }
 
     /// Everything that may begin without waiting.
-    fn start_due(&mut self) {
-        self.use_room();
+    async fn start_due(&mut self) {
+        self.use_room().await;
         self.start_admissions();
         self.start_sweeps();
         let now = self.now();
@@ -175,10 +182,11 @@ impl Jobs {
     }
 
     /// Asks refused jobs again where there is room for more.
-    fn use_room(&mut self) {
+    async fn use_room(&mut self) {
         if !std::mem::take(&mut self.room) {
             return;
         }
+        self.grant_slots().await;
         let refused: Vec<JobName> = self
             .jobs
             .iter()
@@ -246,11 +254,13 @@ impl Jobs {
         }
     }
 
-    fn take_rules(&mut self) {
+    async fn take_rules(&mut self) {
         let Some(rules) = self.parts.rules.latest() else {
             return;
         };
         self.rules = rules;
+        self.room = true;
+        self.tell_weights().await;
         self.watch_namespaces();
         self.show_synced();
         let undecided: Vec<JobName> = self

@@ -10,8 +10,8 @@ use std::time::Duration;
 use kube::Client;
 use prover_artifacts::{ArtifactStore, StoreError, StoreUrl};
 use prover_coordinator::{
-    ClusterSources, CoordinatorConfig, CoordinatorError, CoordinatorHandle, Secret, WorkerAuthentication,
-    WorkerControl,
+    ClusterSources, CoordinatorConfig, CoordinatorError, CoordinatorHandle, Milliseconds, Secret,
+    WorkerAuthentication, WorkerControl,
 };
 use prover_runtime::prometheus::{self, Registry};
 use prover_runtime::{Clock, ListenerError, Observation, SystemClock};
@@ -35,6 +35,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
 /// 2026-01-01T00:00:00Z in seconds since 1970.
 const BEGIN_OF_EPOCHS: u64 = 1_767_225_600;
+
+/// Silence after which the attempts of a worker run elsewhere: a node that has vanished proves nothing else, and what
+/// comes back is taken back.
+const SILENCE_LIMIT: Milliseconds = Milliseconds(9_000);
 
 /// What a coordinator is started with.
 #[derive(Clone, Debug)]
@@ -365,6 +369,7 @@ fn coordinator_config(
     config.epoch = epoch(clock.now_milliseconds());
     config.registry = registry.clone();
     config.clock = Arc::clone(clock);
+    config.limits.lease = SILENCE_LIMIT;
     Ok(config)
 }
 

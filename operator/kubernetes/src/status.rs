@@ -18,6 +18,9 @@ use prover_crds::{
 
 pub(crate) use usage::{GroupPrices, prices};
 
+/// Why a job waits that has no place.
+const QUOTA: &str = "the namespace or the ProverCluster runs as many jobs as it may";
+
 /// Longest message of a failure in bytes, as the schema has it.
 const FAILURE_MESSAGE_BYTES: usize = 4_096;
 /// Longest message of a status in bytes, as the schema has it.
@@ -61,6 +64,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) generation: Option<i64>,
     /// `spec.suspend`.
     pub(crate) suspended: bool,
+    /// It has no place among the jobs that may run at once.
+    pub(crate) held: bool,
     /// Put before a key it makes the URI of an artifact.
     pub(crate) store: &'a str,
     /// What the worker groups cost.
@@ -226,10 +231,11 @@ fn set_ended(
 fn taken(status: &mut ProofJobStatus, surroundings: &Surroundings<'_>, now: &Time, view: &JobView) {
     let phase = match view.phase {
         // A job that waits for its backend is not in the core yet, which would call it suspended.
-        ViewPhase::Queued if surroundings.suspended => Phase::Suspended,
-        ViewPhase::Queued => Phase::Queued,
+        ViewPhase::Queued | ViewPhase::Suspended if surroundings.suspended => Phase::Suspended,
+        // A job that is held back is suspended for the core only.
+        ViewPhase::Queued | ViewPhase::Suspended => Phase::Queued,
         ViewPhase::Running => Phase::Running,
-        ViewPhase::Suspended => Phase::Suspended,
+
         ViewPhase::Succeeded => Phase::Succeeded,
         ViewPhase::Failed => Phase::Failed,
         ViewPhase::Cancelled => Phase::Cancelled,
@@ -241,7 +247,12 @@ fn taken(status: &mut ProofJobStatus, surroundings: &Surroundings<'_>, now: &Tim
     status.usage = usage::usage(view, surroundings.prices);
     status.emulated = view.emulated;
     if !phase.is_terminal() {
-        set_alive(status, surroundings, now, phase, &view.reason, &view.message);
+        let words = match phase {
+            Phase::Queued if surroundings.held => (reasons::WAITING_FOR_QUOTA, QUOTA),
+            Phase::Queued if view.phase == ViewPhase::Suspended => (reasons::ADMITTED, ""),
+            _ => (&*view.reason, &*view.message),
+        };
+        set_alive(status, surroundings, now, phase, words.0, words.1);
         return;
     }
     let ended = view.finished_at.map_or_else(|| now.clone(), time);

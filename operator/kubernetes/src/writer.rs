@@ -23,6 +23,8 @@ use crate::write_plan::{Budget, WriteDecision, WriteReason, plan_write};
 const PARALLEL_WRITES: usize = 32;
 /// Longest time that a write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Times that one write looks again at an object that changed meanwhile.
+const CONFLICTS: usize = 4;
 /// First wait after a failed write; it doubles.
 const FIRST_RETRY: Milliseconds = Milliseconds(250);
 /// Longest wait after a failed write.
@@ -52,7 +54,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Finished {
     job: JobName,
     status: Arc<ProofJobStatus>,
-    result: Result<(), WriteError>,
+    /// The version that the write made.
+    result: Result<Option<String>, WriteError>,
 }
 
 /// Why a status could not be written.
@@ -64,6 +67,9 @@ pub(crate) enum WriteError {
     /// The API server refused or did not answer.
     #[error("the API server did not take the status: {source}")]
     Api { source: Box<kube::Error> },
+    /// The object changed again and again while it was written.
+    #[error("the object changed {CONFLICTS} times while its status was written")]
+    Conflict,
     /// It took too long.
     #[error("the API server did not answer within {WRITE_TIMEOUT:?}")]
     Timeout,
@@ -75,12 +81,12 @@ impl WriteError {
         match self {
             WriteError::Gone => "gone",
             WriteError::Api { source } => match &**source {
-                kube::Error::Api(status) if status.code == 409 => "conflict",
                 kube::Error::Api(status) if status.code == 403 => "forbidden",
                 kube::Error::Api(status) if (400..500).contains(&status.code) => "refused",
                 kube::Error::Api(_) => "server_error",
                 _ => "unreachable",
             },
+            WriteError::Conflict => "conflict",
             WriteError::Timeout => "timeout",
         }
     }
@@ -91,6 +97,9 @@ struct Entry {
     written: Option<Arc<ProofJobStatus>>,
     wanted: Arc<ProofJobStatus>,
     last_write: Option<Timestamp>,
+    /// Version of the object that is known: a write holds for that one only, and so never reaches a later object of
+    /// the same name.
+    version: Option<String>,
     in_flight: bool,
     failures: u32,
     not_before: Timestamp,
@@ -107,6 +116,8 @@ pub(crate) struct StatusWriter {
     due: BTreeSet<(WriteReason, Timestamp, JobName)>,
     in_flight: FuturesUnordered<BoxFuture<'static, Finished>>,
     budget: Budget,
+    /// Until then the budget is spent.
+    progress_from: Timestamp,
 }
 
 impl StatusWriter {
@@ -118,6 +129,7 @@ impl StatusWriter {
             due: BTreeSet::new(),
             in_flight: FuturesUnordered::new(),
             budget: Budget::default(),
+            progress_from: Timestamp(0),
         }
     }
 
@@ -128,11 +140,21 @@ impl StatusWriter {
             written: Some(Arc::clone(&status)),
             wanted: status,
             last_write: None,
+            version: None,
             in_flight: false,
             failures: 0,
             not_before: Timestamp(0),
             due: None,
         });
+    }
+
+    /// The version of the object that its watch told.
+    pub(crate) fn seen(&mut self, job: &JobName, version: Option<String>) {
+        if let Some(entry) = self.entries.get_mut(job)
+            && !entry.in_flight
+        {
+            entry.version = version;
+        }
     }
 
     /// The latest status that is wanted, or that of the API server.
@@ -199,7 +221,12 @@ impl StatusWriter {
         let first = |reason| {
             let from = (reason, Timestamp(0), JobName::least());
             let first = self.due.range(from..).next()?;
-            (first.0 == reason).then_some(first.1)
+            let from = if reason == WriteReason::Progress {
+                self.progress_from
+            } else {
+                first.1
+            };
+            (first.0 == reason).then_some(first.1.max(from))
         };
         [WriteReason::Ended, WriteReason::Changed, WriteReason::Progress]
             .into_iter()
@@ -216,25 +243,19 @@ impl StatusWriter {
                 let Some((found, at, job)) = next.cloned() else {
                     break;
                 };
-                if found != reason || at > now {
+                let spent = reason == WriteReason::Progress && self.progress_from > now;
+                if found != reason || at > now || spent {
                     break;
                 }
-                self.due.remove(&(reason, at, job.clone()));
                 if reason == WriteReason::Progress
                     && let Err(later) = self.budget.take(now)
                 {
-                    self.set_due(&job, later, reason);
+                    self.progress_from = later;
                     break;
                 }
+                self.due.remove(&(reason, at, job.clone()));
                 self.send(job, reason, now);
             }
-        }
-    }
-
-    fn set_due(&mut self, job: &JobName, at: Timestamp, reason: WriteReason) {
-        if let Some(entry) = self.entries.get_mut(job) {
-            entry.due = Some((at, reason));
-            self.due.insert((reason, at, job.clone()));
         }
     }
 
@@ -250,11 +271,13 @@ impl StatusWriter {
             .with_label_values(&[reason.as_str()])
             .inc();
         let (client, status) = (self.client.clone(), Arc::clone(&entry.wanted));
+        let version = entry.version.clone();
         self.in_flight.push(Box::pin(async move {
-            let result = match tokio::time::timeout(WRITE_TIMEOUT, write(client, &job, &status)).await {
-                Ok(result) => result,
-                Err(_) => Err(WriteError::Timeout),
-            };
+            let result =
+                match tokio::time::timeout(WRITE_TIMEOUT, write(client, &job, &status, version)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(WriteError::Timeout),
+                };
             Finished { job, status, result }
         }));
     }
@@ -275,7 +298,8 @@ impl StatusWriter {
         };
         entry.in_flight = false;
         let outcome = match result {
-            Ok(()) => {
+            Ok(version) => {
+                entry.version = version;
                 let ended = status.phase.is_some_and(|phase| phase.is_terminal());
                 entry.written = Some(status);
                 entry.failures = 0;
@@ -346,37 +370,58 @@ struct StatusPatch<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PatchMetadata<'a> {
     name: &'a str,
     namespace: &'a str,
-    /// The API server refuses the patch for an object with another one.
     uid: &'a str,
+    /// The API server refuses the patch where the object has another one. It does not look at the uid of a status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
 }
 
-async fn write(client: Client, job: &JobName, status: &ProofJobStatus) -> Result<(), WriteError> {
-    let patch = StatusPatch {
-        api_version: "proving.rs/v1alpha1",
-        kind: "ProofJob",
-        metadata: PatchMetadata {
-            name: &job.name,
-            namespace: &job.namespace,
-            uid: &job.uid,
-        },
-        status,
-    };
-    // The answer is the whole object, of which nothing is needed.
+/// Writes a status to this object and no other. An object that changed meanwhile is looked at again.
+async fn write(
+    client: Client,
+    job: &JobName,
+    status: &ProofJobStatus,
+    mut version: Option<String>,
+) -> Result<Option<String>, WriteError> {
+    // The answer is the whole object, of which little is needed.
     let api: Api<PartialObjectMeta<ProofJob>> = Api::namespaced(client, &job.namespace);
     let params = PatchParams::apply(names::COORDINATOR_MANAGER).force();
-    match api.patch_status(&job.name, &params, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Err(WriteError::Gone),
-        Err(kube::Error::Api(status)) if status.code == 409 && status.message.contains("uid") => {
-            Err(WriteError::Gone)
-        }
-        Err(error) => Err(WriteError::Api {
+    let failed = |error: kube::Error| match error {
+        kube::Error::Api(status) if status.code == 404 => WriteError::Gone,
+        error => WriteError::Api {
             source: Box::new(error),
-        }),
+        },
+    };
+    for _ in 0..CONFLICTS {
+        if version.is_none() {
+            let present = api.get_metadata(&job.name).await.map_err(failed)?;
+            if present.metadata.uid.as_deref() != Some(&*job.uid) {
+                return Err(WriteError::Gone);
+            }
+            version = present.metadata.resource_version;
+        }
+        let patch = StatusPatch {
+            api_version: "proving.rs/v1alpha1",
+            kind: "ProofJob",
+            metadata: PatchMetadata {
+                name: &job.name,
+                namespace: &job.namespace,
+                uid: &job.uid,
+                resource_version: version.as_deref(),
+            },
+            status,
+        };
+        match api.patch_status(&job.name, &params, &Patch::Apply(&patch)).await {
+            Ok(written) => return Ok(written.metadata.resource_version),
+            Err(kube::Error::Api(status)) if status.code == 409 => version = None,
+            Err(error) => return Err(failed(error)),
+        }
     }
+    Err(WriteError::Conflict)
 }
 
 #[cfg(test)]

@@ -125,6 +125,8 @@ impl Jobs {
         let Some(turn) = job.turn.take() else { return };
         self.backlog.remove(&turn);
         job.stage = Stage::Admitting;
+        self.try_slot(name);
+        let Some(job) = self.jobs.get(name) else { return };
         let cluster = self.rules.cluster.as_ref();
         let admission = Admission {
             client: self.parts.client.clone(),
@@ -136,6 +138,7 @@ impl Jobs {
                 .unwrap_or_default(),
             name: name.clone(),
             restarted: job.restarted,
+            held: !job.slot,
         };
         self.admissions.push(Box::pin(admission.run(object)));
     }
@@ -149,6 +152,7 @@ impl Jobs {
     }
 
     async fn taken(&mut self, name: &JobName, handle: JobHandle, submitted: Option<JobPolicy>) {
+        self.tell_weight(&name.namespace).await;
         self.clamp_priority(name);
         let Some(job) = self.jobs.get_mut(name) else {
             return;
@@ -166,8 +170,8 @@ impl Jobs {
             }
         });
         let stop = job.cancel || job.deleting || job.gone;
-        let changed = submitted.is_some_and(|submitted| submitted != job.policy);
-        let policy = job.policy;
+        let policy = job.core_policy();
+        let changed = submitted.is_some_and(|submitted| submitted != policy);
         job.failed_admissions = 0;
         job.stage = Stage::Taken {
             handle: handle.clone(),
@@ -188,6 +192,10 @@ impl Jobs {
             return;
         };
         job.stage = Stage::Unknown;
+        self.free_slot(name);
+        let Some(job) = self.jobs.get_mut(name) else {
+            return;
+        };
         if job.gone {
             self.remove(name);
             return;
@@ -246,6 +254,8 @@ struct Admission {
     defaults: JobDefaults,
     name: JobName,
     restarted: bool,
+    /// It is not to run yet.
+    held: bool,
 }
 
 impl Admission {
@@ -271,8 +281,9 @@ impl Admission {
         if self.restarted {
             self.delete_leftovers().await?;
         }
-        *policy = Some(policy_of(&object.spec, &self.defaults));
         apply_defaults(&mut object.spec, &self.defaults);
+        object.spec.suspend |= self.held;
+        *policy = Some(policy_of(&object.spec, &self.defaults));
         object.status = None;
         let access = SourceAccess::Cluster(Arc::clone(&self.sources));
         Ok(self.coordinator.submit(*object, access).await?)

@@ -67,6 +67,8 @@ pub(super) struct Job {
     pub(super) accepted: bool,
     /// It counts among the unfinished ones.
     pub(super) counted: bool,
+    /// It has one of the places of jobs that may run at once.
+    pub(super) slot: bool,
     /// It had started under an earlier coordinator.
     pub(super) restarted: bool,
     pub(super) failed_admissions: u32,
@@ -101,6 +103,7 @@ impl Job {
             gone: false,
             accepted: status.is_some_and(|status| status.accepted_time.is_some()),
             counted: false,
+            slot: false,
             restarted: status.is_some_and(|status| status.start_time.is_some()),
             failed_admissions: 0,
             turn: None,
@@ -114,6 +117,23 @@ impl Job {
     /// Whether it would be taken if fewer others were unfinished.
     pub(super) fn waits_for_room(&self) -> bool {
         matches!(self.situation, Situation::Refused { reason, .. } if reason == prover_crds::reasons::TOO_MANY_JOBS)
+    }
+
+    /// What the core is told: a job without a place is held back.
+    pub(super) fn core_policy(&self) -> JobPolicy {
+        JobPolicy {
+            suspended: self.policy.suspended || !self.slot,
+            ..self.policy
+        }
+    }
+
+    /// Whether it would run if it had a place.
+    pub(super) fn wants_slot(&self) -> bool {
+        let alive = self.shown.is_none_or(|phase| !phase.is_terminal());
+        matches!(self.stage, Stage::Admitting | Stage::Taken { .. })
+            && alive
+            && !self.policy.suspended
+            && !self.slot
     }
 
     /// Its place among those that wait for their admission: jobs that were accepted before first.

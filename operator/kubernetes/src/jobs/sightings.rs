@@ -104,6 +104,7 @@ impl Jobs {
         let job = Job::new(&object, &defaults.unwrap_or_default(), now);
         let deleting = job.deleting;
         self.writer.known(&name, own_part(object.status.as_ref()));
+        self.writer.seen(&name, object.metadata.resource_version.clone());
         self.jobs.insert(name.clone(), job);
         if deleting {
             self.end_early(&name, deleted());
@@ -129,6 +130,7 @@ impl Jobs {
             .as_ref()
             .map(|cluster| cluster.defaults.clone());
         let policy = policy_of(&object.spec, &defaults.unwrap_or_default());
+        self.writer.seen(name, object.metadata.resource_version.clone());
         let Some(job) = self.jobs.get_mut(name) else {
             return;
         };
@@ -143,11 +145,12 @@ impl Jobs {
         let cancel = object.spec.cancel && !std::mem::replace(&mut job.cancel, object.spec.cancel);
         if other_policy {
             self.clamp_priority(name);
+            self.change_slot(name);
         }
         let Some(job) = self.jobs.get(name) else { return };
         match &job.stage {
             Stage::Taken { handle, .. } => {
-                let (handle, policy) = (handle.clone(), job.policy);
+                let (handle, policy) = (handle.clone(), job.core_policy());
                 // A coordinator that has stopped has no jobs left to change.
                 if other_policy {
                     let _ = handle.set_policy(policy).await;
@@ -171,6 +174,15 @@ impl Jobs {
                     self.end_written(name).await;
                 }
             }
+        }
+    }
+
+    /// A suspended job needs no place, one that goes on does.
+    fn change_slot(&mut self, name: &JobName) {
+        if self.jobs.get(name).is_some_and(|job| job.policy.suspended) {
+            self.free_slot(name);
+        } else {
+            self.try_slot(name);
         }
     }
 
@@ -222,6 +234,7 @@ impl Jobs {
     /// Forgets all that is kept of a job.
     pub(super) fn remove(&mut self, name: &JobName) {
         self.count(name, false);
+        self.free_slot(name);
         if let Some(job) = self.jobs.remove(name) {
             if let Some(turn) = job.turn {
                 self.backlog.remove(&turn);
@@ -376,6 +389,7 @@ impl Jobs {
         let surroundings = Surroundings {
             generation: job.generation,
             suspended: job.policy.suspended,
+            held: !job.slot,
             store: &self.parts.store_uri,
             prices: cluster.map_or(&nothing, |cluster| &cluster.prices),
         };

@@ -46,6 +46,7 @@ impl Jobs {
         job.situation = Situation::Taken(view);
         if ended {
             self.count(name, false);
+            self.free_slot(name);
         }
         match (gone, ended) {
             (false, _) => self.show(name),

@@ -89,6 +89,15 @@ fn mk_succeeded() -> JobView {
 }
 
 fn made(situation: &Situation, suspended: bool, previous: &ProofJobStatus, now: i64) -> ProofJobStatus {
+    made_held(situation, (suspended, false), previous, now)
+}
+
+fn made_held(
+    situation: &Situation,
+    (suspended, held): (bool, bool),
+    previous: &ProofJobStatus,
+    now: i64,
+) -> ProofJobStatus {
     let price = usage::GroupPrice {
         micros_per_hour: 2_000_000,
         currency: "USD".to_owned(),
@@ -98,6 +107,7 @@ fn made(situation: &Situation, suspended: bool, previous: &ProofJobStatus, now: 
     let surroundings = Surroundings {
         generation: Some(3),
         suspended,
+        held,
         store: STORE,
         prices: &prices,
     };
@@ -345,4 +355,13 @@ fn words_that_the_schema_would_refuse_are_cut_or_replaced() {
     assert!(failure.message.len() <= FAILURE_MESSAGE_BYTES);
     assert!(failure.message.starts_with("no reason at all: é"));
     assert_eq!(failure.reason, reasons::OTHER_FAILURE);
+}
+
+#[test]
+fn a_job_without_a_place_waits_for_quota_and_is_not_called_suspended() {
+    let situation = Situation::Taken(Arc::new(mk_view(ViewPhase::Suspended)));
+    let status = made_held(&situation, (false, true), &ProofJobStatus::default(), 100);
+    assert_eq!(status.phase, Some(Phase::Queued));
+    assert_eq!(status.reason.as_deref(), Some(reasons::WAITING_FOR_QUOTA));
+    assert!(!conditions_in(&status).contains("Suspended"));
 }

@@ -17,8 +17,6 @@ type Server = Handle<Request<Body>, Response<Body>>;
 enum Scenario {
     Accepts,
     ObjectGone,
-    AnotherUid,
-    Conflict,
     Unavailable,
 }
 
@@ -61,23 +59,17 @@ async fn serve(server: &mut Server, name: &str, scenario: Scenario) -> Value {
     assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     let written: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(written["metadata"]["uid"], format!("uid-of-{name}"));
+    assert_eq!(
+        written["metadata"]["resourceVersion"], "7",
+        "it holds for the version that is known"
+    );
     let failure = |code: u16, reason: &str, message: &str| json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message });
     let (code, body) = match scenario {
         Scenario::Accepts => (
             200,
-            json!({ "apiVersion": "proving.rs/v1alpha1", "kind": "ProofJob", "metadata": { "name": name } }),
+            json!({ "apiVersion": "proving.rs/v1alpha1", "kind": "ProofJob", "metadata": { "name": name, "resourceVersion": "7" } }),
         ),
         Scenario::ObjectGone => (404, failure(404, "NotFound", "not found")),
-        Scenario::AnotherUid => (
-            409,
-            failure(
-                409,
-                "Conflict",
-                "Precondition failed: UID in precondition: a, UID in object meta: b",
-            ),
-        ),
-        Scenario::Conflict => (409, failure(409, "Conflict", "the object has been modified")),
         Scenario::Unavailable => (503, failure(503, "ServiceUnavailable", "restarting")),
     };
     let response = Response::builder()
@@ -86,6 +78,60 @@ async fn serve(server: &mut Server, name: &str, scenario: Scenario) -> Value {
         .unwrap();
     answer.send_response(response);
     written["status"].clone()
+}
+
+/// What a watch tells of an object of version 7.
+fn know(writer: &mut StatusWriter, name: &JobName, status: ProofJobStatus) {
+    writer.known(name, status);
+    writer.seen(name, Some("7".to_owned()));
+}
+
+/// Answers the next call with any object or refusal, and gives its method and the version in its body.
+async fn answer(server: &mut Server, code: u16, body: Value) -> (Method, Option<String>) {
+    let (request, answer) = server.next_request().await.expect("a call");
+    let method = request.method().clone();
+    let bytes = request.into_body().collect().await.unwrap().to_bytes();
+    let sent: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let response = Response::builder()
+        .status(StatusCode::from_u16(code).unwrap())
+        .body(Body::from(body.to_string().into_bytes()))
+        .unwrap();
+    answer.send_response(response);
+    let version = sent["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    (method, version)
+}
+
+/// The object changed before the write: its present version and uid are looked up.
+#[tokio::test]
+async fn an_object_that_changed_is_looked_at_again_and_another_one_is_left_alone() {
+    let conflict = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict",
+        "message": "the object has been modified",
+    });
+    for (uid, ours) in [("uid-of-one", true), ("uid-of-a-later-one", false)] {
+        let (mut writer, mut server) = mk_writer();
+        let name = mk_name("one");
+        know(&mut writer, &name, ProofJobStatus::default());
+        writer.want(&name, mk_status(Phase::Running, 1), NOW);
+        writer.start_due(NOW);
+        let object = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": { "name": "one", "uid": uid, "resourceVersion": "8" },
+        });
+        let serve = async {
+            let first = answer(&mut server, 409, conflict.clone()).await;
+            assert_eq!(first, (Method::PATCH, Some("7".to_owned())));
+            assert_eq!(answer(&mut server, 200, object.clone()).await.0, Method::GET);
+            if ours {
+                let second = answer(&mut server, 200, object.clone()).await;
+                assert_eq!(second, (Method::PATCH, Some("8".to_owned())));
+            }
+        };
+        let ((), finished) = tokio::join!(serve, writer.finished());
+        let (_, outcome) = writer.settle(finished, NOW);
+        assert_eq!(matches!(outcome, Outcome::Written { .. }), ours, "{outcome:?}");
+        assert_eq!(matches!(outcome, Outcome::Gone), !ours, "{outcome:?}");
+    }
 }
 
 /// Lets the writer send what is due, and answers it.
@@ -109,7 +155,7 @@ const NOW: Timestamp = Timestamp(1_000_000);
 async fn a_wanted_status_is_written_once() {
     let (mut writer, mut server) = mk_writer();
     let name = mk_name("one");
-    writer.known(&name, ProofJobStatus::default());
+    know(&mut writer, &name, ProofJobStatus::default());
     writer.want(&name, mk_status(Phase::Running, 1), NOW);
     let (written, outcome) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, NOW).await;
     assert_eq!(written["phase"], "Running");
@@ -123,7 +169,7 @@ async fn a_wanted_status_is_written_once() {
 async fn only_the_latest_of_several_statuses_is_written() {
     let (mut writer, mut server) = mk_writer();
     let name = mk_name("one");
-    writer.known(&name, ProofJobStatus::default());
+    know(&mut writer, &name, ProofJobStatus::default());
     writer.want(&name, mk_status(Phase::Queued, 1), NOW);
     writer.start_due(NOW);
     // The first one is on its way while three more are wanted.
@@ -143,10 +189,10 @@ async fn only_the_latest_of_several_statuses_is_written() {
 
 #[tokio::test]
 async fn a_gone_object_is_forgotten() {
-    for scenario in [Scenario::ObjectGone, Scenario::AnotherUid] {
+    for scenario in [Scenario::ObjectGone] {
         let (mut writer, mut server) = mk_writer();
         let name = mk_name("one");
-        writer.known(&name, ProofJobStatus::default());
+        know(&mut writer, &name, ProofJobStatus::default());
         writer.want(&name, mk_status(Phase::Running, 1), NOW);
         let (_, outcome) = write_one(&mut writer, &mut server, &name, scenario, NOW).await;
         assert!(matches!(outcome, Outcome::Gone), "{scenario:?}");
@@ -157,10 +203,10 @@ async fn a_gone_object_is_forgotten() {
 
 #[tokio::test]
 async fn a_failed_write_is_tried_again_later_with_the_latest_status() {
-    for scenario in [Scenario::Conflict, Scenario::Unavailable] {
+    for scenario in [Scenario::Unavailable] {
         let (mut writer, mut server) = mk_writer();
         let name = mk_name("one");
-        writer.known(&name, ProofJobStatus::default());
+        know(&mut writer, &name, ProofJobStatus::default());
         writer.want(&name, mk_status(Phase::Running, 1), NOW);
         let mut now = NOW;
         for failures in 1..=3 {
@@ -186,13 +232,13 @@ async fn ends_go_first_and_progress_is_bounded() {
     let count = crate::write_plan::PROGRESS_WRITES_PER_SECOND + 5;
     for index in 0..count {
         let name = mk_name(&format!("job-{index}"));
-        writer.known(&name, mk_status(Phase::Running, 1));
+        know(&mut writer, &name, mk_status(Phase::Running, 1));
         let mut wanted = mk_status(Phase::Running, 1);
         wanted.effective_hz = Some(1);
         writer.want(&name, wanted, NOW);
     }
     let ended = mk_name("ended");
-    writer.known(&ended, mk_status(Phase::Running, 1));
+    know(&mut writer, &ended, mk_status(Phase::Running, 1));
     writer.want(&ended, mk_status(Phase::Succeeded, 1), NOW);
     let (_, outcome) = {
         writer.start_due(NOW);

@@ -6,6 +6,7 @@
 mod fixture;
 #[path = "../../../../crds/tests/api_server/kubernetes.rs"]
 mod kubernetes;
+mod sign_in;
 mod worker;
 
 use fixture::{Fixture, condition, holds};
@@ -418,5 +419,114 @@ async fn readiness_comes_when_everything_is_known() {
     api.delete(&names::namespaces_config("main"), &DeleteParams::default())
         .await
         .unwrap();
+    coordinator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_as_many_jobs_run_at_once_as_may() {
+    let fixture = Fixture::new().await;
+    fixture
+        .patch_cluster(json!({ "spec": { "limits": { "maxRunningJobs": 1 } } }))
+        .await;
+    let coordinator = fixture.coordinator().await;
+    let worker = fixture.worker(&coordinator).await;
+    worker.permit(Permission::Start);
+    fixture.submit("first", json!({})).await;
+    fixture.until_phase("first", Phase::Running).await;
+    fixture.submit("second", json!({})).await;
+    fixture
+        .until("second", "the wait for its turn", |job| {
+            let status = job.status.as_ref();
+            status.and_then(|status| status.reason.as_deref()) == Some(reasons::WAITING_FOR_QUOTA)
+        })
+        .await;
+    // A suspended job makes room, and has to wait when it wants to go on.
+    fixture
+        .patch("first", json!({ "spec": { "suspend": true } }))
+        .await;
+    fixture.until_phase("second", Phase::Running).await;
+    fixture
+        .patch("first", json!({ "spec": { "suspend": false } }))
+        .await;
+    fixture
+        .until("first", "the wait for its turn", |job| {
+            let status = job.status.as_ref();
+            status.and_then(|status| status.reason.as_deref()) == Some(reasons::WAITING_FOR_QUOTA)
+        })
+        .await;
+    worker.permit(Permission::Finish);
+    for name in ["second", "first"] {
+        fixture.until_phase(name, Phase::Succeeded).await;
+    }
+    coordinator.end().await;
+}
+
+/// The writer relies on it: a status never reaches a later object of the same name. A wrong uid alone would be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_server_refuses_a_status_for_another_version() {
+    let fixture = Fixture::new().await;
+    let version = fixture
+        .submit("other", json!({}))
+        .await
+        .resource_version()
+        .unwrap();
+    fixture.patch("other", json!({ "spec": { "priority": 1 } })).await;
+    let patch = json!({
+        "apiVersion": "proving.rs/v1alpha1", "kind": "ProofJob",
+        "metadata": { "name": "other", "namespace": fixture.namespace, "resourceVersion": version },
+        "status": { "phase": "Running" },
+    });
+    let params = PatchParams::apply(names::COORDINATOR_MANAGER).force();
+    let refused = fixture
+        .jobs()
+        .patch_status("other", &params, &Patch::Apply(patch))
+        .await;
+    let Err(kube::Error::Api(status)) = refused else {
+        panic!("it was taken: {refused:?}");
+    };
+    assert_eq!(status.code, 409);
+}
+
+/// Not a bound on a busy machine: it prints what was measured. See also the metric `first_task_seconds`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_start_soon_after_they_are_applied() {
+    const JOBS: usize = 100;
+    let fixture = Fixture::new().await;
+    let coordinator = fixture.coordinator().await;
+    let worker = fixture.worker(&coordinator).await;
+    fixture.submit("warm", json!({})).await;
+    fixture.until_phase("warm", Phase::Succeeded).await;
+    let mut waits = Vec::new();
+    for index in 0..JOBS {
+        let begin = std::time::Instant::now();
+        let job = fixture.submit(&format!("job-{index}"), json!({})).await;
+        let started = worker.started(&job.uid().unwrap()).await;
+        waits.push(started.duration_since(begin));
+    }
+    waits.sort();
+    println!(
+        "from apply to the first running task, {JOBS} jobs one after another: median {:?}, p99 {:?}, longest {:?}",
+        waits[JOBS / 2],
+        waits[JOBS * 99 / 100],
+        waits[JOBS - 1]
+    );
+    assert!(waits[JOBS / 2] < fixture::SOON);
+    coordinator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_jobs_at_the_start_of_a_coordinator_are_all_proved() {
+    const JOBS: usize = 100;
+    let fixture = Fixture::new().await;
+    for index in 0..JOBS {
+        fixture.submit(&format!("job-{index}"), json!({})).await;
+    }
+    let coordinator = fixture.coordinator().await;
+    let _worker = fixture.worker(&coordinator).await;
+    for index in 0..JOBS {
+        fixture
+            .until_phase(&format!("job-{index}"), Phase::Succeeded)
+            .await;
+    }
     coordinator.end().await;
 }

@@ -1,8 +1,10 @@
 //! A worker that speaks the real worker plane with a backend made up here. It proves nothing: all its jobs are
 //! emulated.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use prover_artifacts::{ArtifactStore, Condition, Key};
@@ -16,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 const GIB: u64 = 1 << 30;
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What a test lets a worker do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +33,8 @@ pub(crate) enum Permission {
 pub(crate) struct Worker {
     task: JoinHandle<()>,
     permission: watch::Sender<Permission>,
+    /// When the planner of each job was started first.
+    starts: watch::Receiver<BTreeMap<String, Instant>>,
 }
 
 impl Drop for Worker {
@@ -55,7 +60,9 @@ impl Worker {
         request.metadata_mut().insert("authorization", bearer);
         outgoing.send(mk_hello(name).into()).await.unwrap();
         let incoming = client.session(request).await.unwrap().into_inner();
+        let (told, starts) = watch::channel(BTreeMap::new());
         let session = Session {
+            starts: told,
             outgoing,
             incoming,
             store,
@@ -66,7 +73,15 @@ impl Worker {
         Worker {
             task: tokio::spawn(session.work()),
             permission,
+            starts,
         }
+    }
+
+    /// When the first task of a job began.
+    pub(crate) async fn started(&self, job: &str) -> Instant {
+        let mut starts = self.starts.clone();
+        let known = starts.wait_for(|starts| starts.contains_key(job)).await.unwrap();
+        known[job]
     }
 
     /// From now on.
@@ -139,6 +154,7 @@ fn mk_description() -> backend::BackendDescription {
 }
 
 struct Session {
+    starts: watch::Sender<BTreeMap<String, Instant>>,
     outgoing: mpsc::Sender<wire::WorkerMessage>,
     incoming: Streaming<wire::CoordinatorMessage>,
     store: Arc<dyn ArtifactStore>,
@@ -150,8 +166,14 @@ struct Session {
 
 impl Session {
     async fn work(mut self) {
+        let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
+                _ = beat.tick() => self.send(wire::Heartbeat {
+                    sequence: 1,
+                    attempts: self.held.iter().map(|held| held.attempt_id).collect(),
+                    host_memory_used_bytes: 0,
+                }).await,
                 message = self.incoming.message() => match message {
                     Ok(Some(message)) => self.handle(message.message.unwrap()).await,
                     Ok(None) | Err(_) => return,
@@ -175,6 +197,9 @@ impl Session {
         match message {
             FromCoordinator::Assign(assign) => {
                 let attempt_id = assign.attempt_id;
+                self.starts.send_modify(|starts| {
+                    starts.entry(assign.job_id.clone()).or_insert_with(Instant::now);
+                });
                 self.send(wire::AttemptStarted { attempt_id }).await;
                 if assign.task_type == "plan" {
                     self.submit(attempt_id).await;
