@@ -13,11 +13,13 @@ tools/lint.sh
 step documentation
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 step every crate alone
-for package in prover-core prover-crds prover-artifacts prover-backend prover-wire; do
+for package in prover-core prover-crds prover-artifacts prover-backend prover-wire prover-coordinator prover-kubernetes prover-controller; do
   cargo check --quiet --locked -p "$package"
 done
+step the chart
+tools/verify-chart.sh
 step shell scripts
-for script in tools/*.sh e2e/tools/*.sh config/samples/programs/*.sh .ci/run; do bash -n "$script"; done
+for script in tools/*.sh e2e/tools/*.sh e2e/cluster/*.sh config/samples/programs/*.sh .ci/run; do bash -n "$script"; done
 step clean tree
 after=$(git status --porcelain)
 if [ "$before" != "$after" ]; then

@@ -84,14 +84,15 @@ fn asks_for_json(words: &[OsString]) -> bool {
 fn validate(arguments: &ValidateArguments) -> Exit {
     let result = manifest::check(&arguments.filename, arguments.cluster);
     if arguments.output == OutputFormat::Json {
-        let (name, failure) = match &result {
-            Ok(manifest) => (manifest.name.as_str(), None),
-            Err(failure) => ("", Some(failure)),
+        let (kind, name, failure) = match &result {
+            Ok(manifest) => (manifest.kind, manifest.name.as_str(), None),
+            Err(failure) => ("", "", Some(failure)),
         };
         let json = serde_json::json!({
             "apiVersion": report::API_VERSION,
             "kind": "ManifestValidation",
             "manifest": arguments.filename.display().to_string(),
+            "objectKind": kind,
             "name": name,
             "valid": failure.is_none(),
             "exitCode": failure.map_or(0, |failure| failure.exit.code()),
@@ -104,8 +105,9 @@ fn validate(arguments: &ValidateArguments) -> Exit {
         Ok(manifest) => {
             if arguments.output == OutputFormat::Text {
                 println!(
-                    "{}: ProofJob {} is valid",
+                    "{}: {} {} is valid",
                     arguments.filename.display(),
+                    manifest.kind,
                     manifest.name
                 );
             }
