@@ -66,6 +66,11 @@ pub struct ProverClusterSpec {
     /// The process that schedules this cluster's tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<Coordinator>,
+    /// Image of the agents of workers. Where absent, that of the operator which first made the workers: another
+    /// operator changes no worker until the specification of its group changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub worker_image: Option<String>,
     /// Provers, each an image with its version.
     #[schemars(
         length(min = 1, max = 16),
@@ -138,7 +143,8 @@ pub struct Coordinator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 5))]
     pub replicas: Option<i32>,
-    /// Image; that of the operator where absent.
+    /// Image. Where absent, that of the operator which first made the coordinator: another operator changes it only
+    /// when the specification of the coordinator changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,

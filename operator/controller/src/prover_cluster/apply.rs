@@ -207,7 +207,7 @@ pub(super) async fn apply(
         match strategy {
             ApplyStrategy::Apply => delete(context, &orphan, found.present.get(&orphan)).await?,
             ApplyStrategy::Paused | ApplyStrategy::DryRun => {
-                differences.push(format!("delete {}", orphan.label()))
+                differences.push(format!("delete {}", orphan.label()));
             }
         }
     }

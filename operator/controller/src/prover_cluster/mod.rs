@@ -93,7 +93,8 @@ pub async fn reconcile(cluster: Arc<ProverCluster>, context: Arc<Context>) -> Re
     }
     let mut findings = Findings::default();
     let outcome = match validate(&cluster) {
-        Ok(valid) => make(&cluster, &context, &found, &valid, &mut findings).await,
+        // On the heap: what all steps together hold is large.
+        Ok(valid) => Box::pin(make(&cluster, &context, &found, &valid, &mut findings)).await,
         Err(invalid) => {
             findings.invalid = Some(invalid);
             Ok(())
@@ -116,14 +117,15 @@ async fn make(
 ) -> Result<(), ReconcileError> {
     let surroundings = surroundings(&context.settings, found);
     let pins = pins(valid, &surroundings, &context.settings, found);
-    let resources = build(valid, &surroundings, &pins);
+    let versions = revisions::told_versions(&found.deployments, &found.pods, found.state.as_deref());
+    let resources = build(valid, &surroundings, &pins).remembering(&versions);
     findings.current = resources.current.clone();
     findings.strategy = valid.strategy;
     if valid.strategy == ApplyStrategy::Apply {
         if cluster.metadata.deletion_timestamp.is_none() {
             deletion::hold(cluster, context).await?;
         }
-        crate::certificates::ensure(context, cluster, &key_of(cluster)).await?;
+        Box::pin(crate::certificates::ensure(context, cluster, &key_of(cluster))).await?;
     }
     findings.differences = apply::apply(context, found, &resources, valid.strategy).await?;
     Ok(())

@@ -12,12 +12,15 @@ use kube::ResourceExt;
 use prover_crds::names;
 use prover_wire::operator_plane::{ClusterState, WorkerState};
 
+use super::build::BACKEND_VERSION_ANNOTATION;
+
 /// What becomes of an old revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retirement {
     /// It stays as it is: nobody can tell whether it is needed.
     Unknown,
-    /// It stays: unfinished jobs are pinned to this backend version, which no current revision has.
+    /// It stays: unfinished jobs are pinned to this backend version, which no current revision has. Where it has no
+    /// replicas it needs one, else those jobs would wait for ever.
     Pinned {
         /// The version.
         version: String,
@@ -104,11 +107,15 @@ fn retirement(
         .as_ref()
         .and_then(|spec| spec.replicas)
         .unwrap_or(1);
-    if wanted == 0 && pods_of(deployment, pods).next().is_none() {
-        return Retirement::Delete;
-    }
+    let is_empty = wanted == 0 && pods_of(deployment, pods).next().is_none();
     let Some(state) = state else {
-        return Retirement::Unknown;
+        // No job can be pinned to what never had a worker.
+        let never_ran = is_empty && remembered(deployment).is_none();
+        return if never_ran {
+            Retirement::Delete
+        } else {
+            Retirement::Unknown
+        };
     };
     let needed = versions(deployment, pods, state).into_iter().find(|version| {
         !offered.contains(version)
@@ -121,20 +128,51 @@ fn retirement(
         Some(version) => Retirement::Pinned {
             version: version.to_owned(),
         },
+        None if is_empty => Retirement::Delete,
         None => Retirement::Leave,
     }
 }
 
-/// Backend versions that the workers of a Deployment told.
-fn versions<'a>(deployment: &Deployment, pods: &[Arc<Pod>], state: &'a ClusterState) -> BTreeSet<&'a str> {
+/// Backend versions of a Deployment: what its workers tell, and what they told before they went.
+fn versions<'a>(deployment: &'a Deployment, pods: &[Arc<Pod>], state: &'a ClusterState) -> BTreeSet<&'a str> {
     let names: BTreeSet<String> = pods_of(deployment, pods).map(|pod| pod.name_any()).collect();
     let of_it = |worker: &&WorkerState| names.contains(&worker.pod) && !worker.backend_version.is_empty();
-    state
+    let told = state
         .workers
         .iter()
         .filter(of_it)
-        .map(|worker| worker.backend_version.as_str())
-        .collect()
+        .map(|worker| worker.backend_version.as_str());
+    told.chain(remembered(deployment)).collect()
+}
+
+fn remembered(deployment: &Deployment) -> Option<&str> {
+    deployment
+        .annotations()
+        .get(BACKEND_VERSION_ANNOTATION)
+        .map(String::as_str)
+}
+
+/// The backend version of each worker Deployment, by its name: what its workers tell, else what they told before.
+#[must_use]
+pub fn told_versions(
+    deployments: &[Arc<Deployment>],
+    pods: &[Arc<Pod>],
+    state: Option<&ClusterState>,
+) -> BTreeMap<String, String> {
+    let mut told = BTreeMap::new();
+    for deployment in deployments.iter().filter(|deployment| is_worker(deployment)) {
+        let names: BTreeSet<String> = pods_of(deployment, pods).map(|pod| pod.name_any()).collect();
+        let workers = state.into_iter().flat_map(|state| &state.workers);
+        let version = workers
+            .filter(|worker| names.contains(&worker.pod) && !worker.backend_version.is_empty())
+            .map(|worker| worker.backend_version.as_str())
+            .max()
+            .or_else(|| remembered(deployment));
+        if let Some(version) = version {
+            told.insert(deployment.name_any(), version.to_owned());
+        }
+    }
+    told
 }
 
 /// The pods of a worker Deployment.

@@ -246,7 +246,7 @@ pub(super) fn bytes(bytes: Bytes) -> Quantity {
     ];
     let binary = BINARY
         .into_iter()
-        .find(|(_, unit)| bytes.0 > 0 && bytes.0 % unit == 0);
+        .find(|(_, unit)| bytes.0 > 0 && bytes.0.is_multiple_of(*unit));
     match binary {
         Some((suffix, unit)) => Quantity(format!("{}{suffix}", bytes.0 / unit)),
         None => decimal(bytes.0),
@@ -255,7 +255,7 @@ pub(super) fn bytes(bytes: Bytes) -> Quantity {
 
 /// Cores in the form that the API server keeps.
 pub(super) fn cores(cores: MilliCores) -> Quantity {
-    if cores.0 % 1_000 == 0 {
+    if cores.0.is_multiple_of(1_000) {
         decimal(cores.0 / 1_000)
     } else {
         Quantity(format!("{}m", cores.0))
@@ -272,7 +272,7 @@ fn decimal(count: u64) -> Quantity {
     ];
     let exact = DECIMAL
         .into_iter()
-        .find(|(_, unit)| count > 0 && count % unit == 0);
+        .find(|(_, unit)| count > 0 && count.is_multiple_of(*unit));
     Quantity(exact.map_or_else(
         || count.to_string(),
         |(suffix, unit)| format!("{}{suffix}", count / unit),

@@ -132,7 +132,7 @@ fn template(cluster: &ValidatedCluster, surroundings: &Surroundings, image: &Ima
         volumes: Some(pod_volumes(cluster)),
         ..PodSpec::default()
     };
-    placement::apply_overrides(&mut spec, pod, coordinator_selector(identity), None);
+    placement::apply_overrides(&mut spec, pod, &coordinator_selector(identity), None);
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),

@@ -121,4 +121,14 @@ impl Manifest {
         self.body["metadata"]["annotations"][APPLIED_HASH_ANNOTATION] = hash;
         self
     }
+
+    /// Adds an annotation to a sealed manifest.
+    pub(super) fn annotate(&mut self, name: &str, value: &str) {
+        let annotations = &mut self.body["metadata"]["annotations"];
+        annotations[name] = Value::String(value.to_owned());
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.remove(APPLIED_HASH_ANNOTATION);
+        }
+        *self = self.clone().sealed();
+    }
 }

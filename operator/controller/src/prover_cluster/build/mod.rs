@@ -24,7 +24,9 @@ use std::collections::BTreeMap;
 use super::validate::{Image, ValidatedCluster};
 pub use manifest::{Creation, Kind, Manifest};
 pub use metadata::APPLIED_HASH_ANNOTATION;
-pub use revision::{IMAGE_ANNOTATION, SPECIFICATION_ANNOTATION, pin_coordinator, pin_worker};
+pub use revision::{
+    BACKEND_VERSION_ANNOTATION, IMAGE_ANNOTATION, SPECIFICATION_ANNOTATION, pin_coordinator, pin_worker,
+};
 
 /// What is known beside the ProverCluster: who builds, with which images, for which namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,23 @@ pub fn build(cluster: &ValidatedCluster, surroundings: &Surroundings, pins: &Pin
     Resources {
         manifests: manifests.into_iter().map(Manifest::sealed).collect(),
         current,
+    }
+}
+
+impl Resources {
+    /// Remembers at each worker Deployment the backend version that its workers told, by name of the Deployment. It
+    /// stays there when the revision has become old and no worker is left to ask.
+    #[must_use]
+    pub fn remembering(mut self, versions: &BTreeMap<String, String>) -> Resources {
+        for manifest in &mut self.manifests {
+            let version = versions
+                .get(&manifest.name)
+                .filter(|_| manifest.creation == Creation::WithoutReplicas);
+            if let Some(version) = version {
+                manifest.annotate(BACKEND_VERSION_ANNOTATION, version);
+            }
+        }
+        self
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn pull_secrets(
 pub(super) fn apply_overrides(
     spec: &mut PodSpec,
     pod: &PodOverrides,
-    selector: Labels,
+    selector: &Labels,
     group: Option<&Group>,
 ) {
     let mut preset = group.map(preset).unwrap_or_default();
@@ -88,15 +88,15 @@ fn affinity(
     if required.is_empty() && preferred.is_empty() {
         return None;
     }
-    let terms = NodeSelector {
+    let required = (!required.is_empty()).then(|| NodeSelector {
         node_selector_terms: vec![NodeSelectorTerm {
-            match_expressions: Some(required.clone()),
+            match_expressions: Some(required),
             match_fields: None,
         }],
-    };
+    });
     Some(Affinity {
         node_affinity: Some(NodeAffinity {
-            required_during_scheduling_ignored_during_execution: (!required.is_empty()).then_some(terms),
+            required_during_scheduling_ignored_during_execution: required,
             preferred_during_scheduling_ignored_during_execution: (!preferred.is_empty())
                 .then_some(preferred),
         }),
@@ -104,7 +104,7 @@ fn affinity(
     })
 }
 
-fn spread(pod: &PodOverrides, selector: Labels) -> Vec<TopologySpreadConstraint> {
+fn spread(pod: &PodOverrides, selector: &Labels) -> Vec<TopologySpreadConstraint> {
     let constraint = |key: &str, skew: i32, when: WhenUnsatisfiable| TopologySpreadConstraint {
         label_selector: Some(matching(selector.clone())),
         max_skew: skew,

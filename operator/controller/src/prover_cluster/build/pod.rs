@@ -42,7 +42,7 @@ pub(super) fn template(
     placement::apply_overrides(
         &mut spec,
         &group.pod,
-        group_selector(identity, &group.name),
+        &group_selector(identity, &group.name),
         Some(group),
     );
     PodTemplateSpec {

@@ -86,7 +86,7 @@ fn template(group: &Group, surroundings: &Surroundings, image: &Image, labels: L
         volumes: Some(vec![volumes::tools()]),
         ..PodSpec::default()
     };
-    placement::apply_overrides(&mut spec, &group.pod, labels.clone(), Some(group));
+    placement::apply_overrides(&mut spec, &group.pod, &labels, Some(group));
     // One per node anyway, and never before a worker.
     spec.topology_spread_constraints = None;
     spec.priority_class_name = None;

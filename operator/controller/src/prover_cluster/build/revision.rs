@@ -14,6 +14,8 @@ use crate::prover_cluster::validate::{Group, Image, ValidatedCluster};
 pub const SPECIFICATION_ANNOTATION: &str = "proving.rs/specification-hash";
 /// Annotation of a Deployment: the image of the operator's own process in it.
 pub const IMAGE_ANNOTATION: &str = "proving.rs/image";
+/// Annotation of a worker Deployment: the backend version that its workers told last.
+pub const BACKEND_VERSION_ANNOTATION: &str = "proving.rs/backend-version";
 /// Digits of a revision.
 const REVISION_DIGITS: usize = 10;
 /// Digits of the hash of a specification.
@@ -22,7 +24,7 @@ const SPECIFICATION_DIGITS: usize = 32;
 /// Annotations of the Deployments that are there, of the coordinator or of one group.
 pub(in crate::prover_cluster) type Annotations = Labels;
 
-/// Image of a group's agents: the one with which the same specification already runs, so that another operator changes
+/// Image of a group's agents: what the specification names, else the one with which the same specification already runs, so that another operator changes
 /// no worker; else that of this operator.
 #[must_use]
 pub fn pin_worker<'a>(
@@ -32,6 +34,9 @@ pub fn pin_worker<'a>(
     present: impl IntoIterator<Item = &'a Annotations>,
     default: &Image,
 ) -> Image {
+    if let Some(image) = &cluster.worker_image {
+        return image.clone();
+    }
     let template = pod::template(cluster, group, surroundings, &Image(String::new()));
     pinned(&specification(&template), present).unwrap_or_else(|| default.clone())
 }

@@ -109,3 +109,31 @@ fn workers_of_a_group_that_is_gone_leave_as_those_of_an_old_revision() {
         ("gone", &Some(Retirement::Leave))
     );
 }
+
+#[test]
+fn a_revision_without_workers_stays_while_a_job_needs_what_they_told() {
+    let mut old = deployment("gpu", "old", 0).as_ref().clone();
+    old.annotations_mut()
+        .insert(BACKEND_VERSION_ANNOTATION.to_owned(), "v1".to_owned());
+    let deployments = [Arc::new(old), deployment("gpu", "new", 0)];
+    let current = BTreeMap::from([("gpu".to_owned(), "main-gpu-new".to_owned())]);
+    let becomes = |state: Option<&ClusterState>| {
+        let revisions = revisions(&deployments, &[], state, &current);
+        revisions
+            .into_iter()
+            .find(|revision| revision.revision == "old")
+            .unwrap()
+            .retirement
+            .unwrap()
+    };
+    let pinned = state(&["v1"], Vec::new());
+    assert_eq!(
+        becomes(Some(&pinned)),
+        Retirement::Pinned {
+            version: "v1".to_owned()
+        }
+    );
+    assert_eq!(becomes(Some(&state(&[], Vec::new()))), Retirement::Delete);
+    assert_eq!(becomes(None), Retirement::Unknown);
+    assert_eq!(told_versions(&deployments, &[], None)["main-gpu-old"], "v1");
+}

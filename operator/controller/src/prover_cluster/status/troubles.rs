@@ -52,19 +52,12 @@ pub(super) fn find(found: &Dereferenced) -> Troubles {
 /// The first that is found of the worst kind is told.
 fn note(troubles: &mut Troubles, labels: &BTreeMap<String, String>, trouble: Trouble) {
     let worse = |present: &Trouble| rank(present.reason) > rank(trouble.reason);
-    match labels.get(names::COMPONENT_LABEL).map(String::as_str) {
-        Some(names::COORDINATOR) => {
-            if troubles.coordinator.as_ref().is_none_or(worse) {
-                troubles.coordinator = Some(trouble);
-            }
-        }
-        Some(names::WORKER) => {
-            let group = labels.get(names::GROUP_LABEL).cloned().unwrap_or_default();
-            if troubles.groups.get(&group).is_none_or(worse) {
-                troubles.groups.insert(group, trouble);
-            }
-        }
-        _ => {}
+    let component = labels.get(names::COMPONENT_LABEL).map(String::as_str);
+    let group = labels.get(names::GROUP_LABEL).cloned().unwrap_or_default();
+    if component == Some(names::COORDINATOR) && troubles.coordinator.as_ref().is_none_or(worse) {
+        troubles.coordinator = Some(trouble);
+    } else if component == Some(names::WORKER) && troubles.groups.get(&group).is_none_or(worse) {
+        troubles.groups.insert(group, trouble);
     }
 }
 

@@ -44,6 +44,11 @@ pub fn validate(cluster: &ProverCluster) -> Result<ValidatedCluster, ValidationE
         strategy: apply_strategy(cluster)?,
         store: store(&spec.artifact_store.s3)?,
         coordinator: coordinator(cluster)?,
+        worker_image: spec
+            .worker_image
+            .as_ref()
+            .map(|text| image(text, "spec.workerImage"))
+            .transpose()?,
         groups,
         namespaces: namespaces(cluster)?,
     })

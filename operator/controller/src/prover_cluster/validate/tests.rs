@@ -307,13 +307,10 @@ fn a_selector_belongs_to_from_selector() {
 fn groups_differ_in_name_and_agree_in_currency_and_account() {
     let second = |mutate: fn(&mut WorkerGroup)| {
         move |cluster: &mut ProverCluster| {
-            let price = |currency: &str| {
-                Some(Price {
-                    per_hour: "1".to_owned(),
-                    currency: currency.to_owned(),
-                })
-            };
-            group(cluster).cost = price("USD");
+            group(cluster).cost = Some(Price {
+                per_hour: "1".to_owned(),
+                currency: "USD".to_owned(),
+            });
             let pod = group(cluster).pod.get_or_insert_default();
             pod.service_account_annotations
                 .insert("role".to_owned(), "a".to_owned());

@@ -62,6 +62,8 @@ pub struct ValidatedCluster {
     pub store: Store,
     /// The coordinator.
     pub coordinator: Coordinator,
+    /// Image of the agents, where the specification names one.
+    pub worker_image: Option<Image>,
     /// Workers, in the order of the specification.
     pub groups: Vec<Group>,
     /// Which namespaces are allowed.
