@@ -2,9 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
         help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
-        test-risc0-proving test-e2e test-proof \
+        test-risc0-proving test-e2e test-proof test-load e2e \
         lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver \
-        cluster-up cluster-down cluster-images test-cluster images sample-gnark clean
+        cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ test-risc0-proving: programs ## What RISC Zero's verifier accepts and refuses, k
 test-e2e: build ## Local mode with real processes, faults and bad input
 	@tools/test.sh e2e
 
+e2e: build images ## Scenarios on a real Kubernetes, faults among them (up to 30 min; starts the cluster)
+	@tools/test.sh cluster
+
+test-load: kube-apiserver ## The operator with 100 ProverClusters and 10,000 ProofJobs on a real kube-apiserver
+	@tools/test.sh load
+
 test-proof: build ## Real RISC Zero proofs, with workers killed meanwhile
 	@tools/test.sh proof
 
@@ -73,6 +79,9 @@ cluster-up: ## Start a single-node Kubernetes with MinIO and simulated GPUs (as 
 
 cluster-down: ## Stop that cluster and remove what it wrote, but not the cache
 	@e2e/cluster/down.sh
+
+cluster-install: ## Install the operator into that cluster with Helm (images of make images)
+	@e2e/cluster/install.sh
 
 cluster-images: ## Load target/images/*.tar into the cluster
 	@e2e/cluster/load-images.sh

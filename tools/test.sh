@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one layer of tests: light, store, api, e2e, proof or cluster. The Makefile builds what each needs.
+# Runs one layer of tests: light, store, api, e2e, proof, load or cluster. The Makefile builds what each needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUST_BACKTRACE=1
@@ -21,5 +21,10 @@ case $layer in
     cargo test --locked -p prover-controller --test operator --test prover_cluster ;;
   e2e) cargo test --locked -p prover-e2e --test local_mode ;;
   proof) cargo test --locked -p prover-e2e --test real_proof ;;
-  *) echo "there is no layer $layer: choose light, store, api, e2e, proof or cluster" >&2; exit 2 ;;
+  load) cargo test --locked --release -p prover-controller --test load ;;
+  cluster)
+    e2e/cluster/up.sh
+    e2e/cluster/install.sh
+    cargo test --locked -p prover-e2e --test cluster -- ${E2E_SCENARIOS:-} ;;
+  *) echo "there is no layer $layer: choose light, store, api, e2e, proof, load or cluster" >&2; exit 2 ;;
 esac
