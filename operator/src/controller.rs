@@ -7,7 +7,9 @@ use std::sync::Arc;
 use prometheus::Registry;
 use prover_controller::Settings;
 use prover_controller::run::{ConnectError, Operator, RunError, connect, reconcile_prover_clusters, run};
-use prover_runtime::{ListenerError, LoggingArguments, LoggingError, Observation, SystemClock, stop_on_signal};
+use prover_runtime::{
+    ListenerError, LoggingArguments, LoggingError, Observation, SystemClock, stop_on_signal,
+};
 
 /// How the operator is started. Every argument is also an environment variable.
 #[derive(clap::Args)]

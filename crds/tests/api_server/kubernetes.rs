@@ -60,6 +60,12 @@ impl Kubernetes {
             .expect("the client takes our certificates")
     }
 
+    /// A kubeconfig with the rights of an administrator, for programs of their own.
+    #[allow(dead_code, reason = "only some tests start programs of their own")]
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
     fn start() -> Kubernetes {
         let kube_apiserver = program("kube-apiserver");
         let etcd = PathBuf::from("etcd");

@@ -108,7 +108,10 @@ pub async fn call<T>(
 ) -> Result<T, ApiError> {
     match tokio::time::timeout(CALL_LIMIT, answer).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(ApiError::Failed { call, source: Box::new(source) }),
+        Ok(Err(source)) => Err(ApiError::Failed {
+            call,
+            source: Box::new(source),
+        }),
         Err(_) => Err(ApiError::Timeout { call }),
     }
 }

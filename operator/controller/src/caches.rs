@@ -39,9 +39,19 @@ pub type Filling = BoxFuture<'static, ()>;
 
 /// Caches over the namespaces that the operator may look at, and the work that keeps them.
 #[must_use]
-pub fn caches(client: &Client, settings: &Settings, queues: &Queues, metrics: &Metrics) -> (Caches, Vec<Filling>) {
+pub fn caches(
+    client: &Client,
+    settings: &Settings,
+    queues: &Queues,
+    metrics: &Metrics,
+) -> (Caches, Vec<Filling>) {
     let namespaces = settings.watch_namespaces.as_slice();
-    let builder = Builder { client, settings, queues, metrics: Arc::new(metrics.clone()) };
+    let builder = Builder {
+        client,
+        settings,
+        queues,
+        metrics: Arc::new(metrics.clone()),
+    };
     let mut filling = Vec::new();
     let caches = Caches {
         clusters: builder.clusters(&mut filling),
@@ -104,7 +114,10 @@ impl Caches {
             ("DaemonSets", is_filled(&self.daemon_sets)),
             ("NetworkPolicies", is_filled(&self.network_policies)),
         ];
-        filled.into_iter().find(|(_, filled)| !filled).map(|(kind, _)| kind)
+        filled
+            .into_iter()
+            .find(|(_, filled)| !filled)
+            .map(|(kind, _)| kind)
     }
 }
 
@@ -128,7 +141,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn selection(&self, labels: &str) -> Selection {
-        Selection { labels: labels.to_owned(), namespaces: self.settings.watch_namespaces.clone() }
+        Selection {
+            labels: labels.to_owned(),
+            namespaces: self.settings.watch_namespaces.clone(),
+        }
     }
 
     fn ours(&self) -> Selection {
@@ -160,7 +176,10 @@ impl Builder<'_> {
         let (reader, writer) = store();
         let queue = Arc::clone(&self.queues.namespaces);
         let touched = move |namespace: &Namespace| {
-            queue.wake(ClusterKey { namespace: String::new(), name: namespace.name_any() });
+            queue.wake(ClusterKey {
+                namespace: String::new(),
+                name: namespace.name_any(),
+            });
         };
         let api = Api::all(self.client.clone());
         filling.push(watch_all(api, writer, Arc::clone(&self.metrics), trim_metadata, touched).boxed());
@@ -175,7 +194,12 @@ impl Builder<'_> {
 
     fn pods(&self, filling: &mut Vec<Filling>) -> Store<Pod> {
         let (reader, writer) = store();
-        filling.push(self.objects(self.selection(names::CLUSTER_LABEL), writer, trim_pod, self.wake_owner()));
+        filling.push(self.objects(
+            self.selection(names::CLUSTER_LABEL),
+            writer,
+            trim_pod,
+            self.wake_owner(),
+        ));
         reader
     }
 
@@ -212,7 +236,15 @@ impl Builder<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
     {
-        watch_objects(self.client.clone(), selection, writer, Arc::clone(&self.metrics), trim, touched).boxed()
+        watch_objects(
+            self.client.clone(),
+            selection,
+            writer,
+            Arc::clone(&self.metrics),
+            trim,
+            touched,
+        )
+        .boxed()
     }
 
     /// Wakes the ProverCluster whose label an object carries: reconcile and, where replicas may be concerned, scaling.
@@ -232,7 +264,10 @@ impl Builder<'_> {
 fn owner<K: Resource>(object: &K) -> Option<ClusterKey> {
     let labels = object.labels();
     let name = labels.get(names::CLUSTER_LABEL)?.clone();
-    let namespace = labels.get(names::CLUSTER_NAMESPACE_LABEL).cloned().or_else(|| object.namespace())?;
+    let namespace = labels
+        .get(names::CLUSTER_NAMESPACE_LABEL)
+        .cloned()
+        .or_else(|| object.namespace())?;
     Some(ClusterKey { namespace, name })
 }
 
@@ -258,5 +293,8 @@ fn trim_pod(pod: &mut Pod) {
     trim_metadata(pod);
     let Some(spec) = &mut pod.spec else { return };
     let node_name = spec.node_name.take();
-    *spec = k8s_openapi::api::core::v1::PodSpec { node_name, ..Default::default() };
+    *spec = k8s_openapi::api::core::v1::PodSpec {
+        node_name,
+        ..Default::default()
+    };
 }

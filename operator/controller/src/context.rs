@@ -153,9 +153,17 @@ pub struct Context {
 impl Context {
     /// A context with nothing known of coordinators yet.
     #[must_use]
-    pub fn new(client: Client, settings: Settings, caches: Caches, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
-        let reporter =
-            Reporter { controller: names::OPERATOR_MANAGER.to_owned(), instance: Some(settings.pod.clone()) };
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        caches: Caches,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let reporter = Reporter {
+            controller: names::OPERATOR_MANAGER.to_owned(),
+            instance: Some(settings.pod.clone()),
+        };
         Context {
             recorder: Recorder::new(client.clone(), reporter.clone()),
             client,

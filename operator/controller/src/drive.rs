@@ -45,15 +45,24 @@ pub struct Driver {
 impl Driver {
     /// Looks at every object of `store` once, and from then on at those that `queue` wakes, until `stop` is ready; then
     /// waits for the looks that have begun.
-    pub async fn run<K, Look, Looking>(self, store: Store<K>, queue: Arc<Queue>, stop: impl Future<Output = ()>, look: Look)
-    where
+    pub async fn run<K, Look, Looking>(
+        self,
+        store: Store<K>,
+        queue: Arc<Queue>,
+        stop: impl Future<Output = ()>,
+        look: Look,
+    ) where
         K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
         Look: Fn(Arc<K>) -> Looking + Clone + Send + Sync + 'static,
         Looking: Future<Output = Result<Action, Failure>> + Send,
     {
         queue.wake_all(store.state().iter().map(|object| key_of(object.as_ref())));
-        let woken = queue.stream().map(|key| Ok::<_, Infallible>(reference::<K>(&key)));
-        let config = Config::default().concurrency(self.concurrency).debounce(self.debounce);
+        let woken = queue
+            .stream()
+            .map(|key| Ok::<_, Infallible>(reference::<K>(&key)));
+        let config = Config::default()
+            .concurrency(self.concurrency)
+            .debounce(self.debounce);
         let driver = Arc::new((self, Failures::default()));
         let reconcile = {
             let driver = Arc::clone(&driver);
@@ -63,7 +72,14 @@ impl Driver {
             }
         };
         let never = |_: Arc<K>, error: &Infallible, _: Arc<()>| match *error {};
-        let looks = applier(reconcile, never, Arc::new(()), store, woken.take_until(stop), config);
+        let looks = applier(
+            reconcile,
+            never,
+            Arc::new(()),
+            store,
+            woken.take_until(stop),
+            config,
+        );
         forget_objects_that_went(looks, &driver.1).await;
     }
 
@@ -87,7 +103,14 @@ impl Driver {
             Err(failure) => {
                 let again = failures.failed(&key, failure.retry);
                 let (controller, reason) = (self.name.as_str(), failure.message);
-                tracing::warn!(controller, namespace = key.namespace, name = key.name, ?again, reason, "failed");
+                tracing::warn!(
+                    controller,
+                    namespace = key.namespace,
+                    name = key.name,
+                    ?again,
+                    reason,
+                    "failed"
+                );
                 again.map_or_else(Action::await_change, Action::requeue)
             }
         }
@@ -95,7 +118,9 @@ impl Driver {
 }
 
 async fn forget_objects_that_went<K>(
-    looks: impl Stream<Item = Result<(kube::runtime::reflector::ObjectRef<K>, Action), Error<Infallible, Infallible>>>,
+    looks: impl Stream<
+        Item = Result<(kube::runtime::reflector::ObjectRef<K>, Action), Error<Infallible, Infallible>>,
+    >,
     failures: &Failures,
 ) where
     K: Resource<DynamicType = ()>,

@@ -47,14 +47,21 @@ impl Observed {
     /// What is known after a look at `now_ms`; none stands for a Lease that does not exist.
     #[must_use]
     pub fn after(self, lease: Option<&Lease>, now_ms: u64) -> Observed {
-        let Some(lease) = lease else { return Observed { changed_at_ms: now_ms, ..Observed::default() } };
+        let Some(lease) = lease else {
+            return Observed {
+                changed_at_ms: now_ms,
+                ..Observed::default()
+            };
+        };
         let version = lease.resource_version();
         if self.version.is_some() && self.version == version {
             return self;
         }
         let spec = lease.spec.clone().unwrap_or_default();
         let own = u64::try_from(LEASE_DURATION.as_millis()).unwrap_or(u64::MAX);
-        let told = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let told = spec
+            .lease_duration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok());
         Observed {
             version,
             holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
@@ -105,14 +112,23 @@ pub fn decide(observed: &Observed, identity: &str, now_ms: u64) -> Decision {
     }
     let transitions = observed.transitions.saturating_add(1);
     match &observed.holder {
-        None => Decision::Take { reason: TakeReason::Released, transitions },
+        None => Decision::Take {
+            reason: TakeReason::Released,
+            transitions,
+        },
         Some(holder) if holder == identity => Decision::Renew,
         Some(holder) => {
             let over_at = observed.changed_at_ms.saturating_add(observed.lasts_ms);
             if now_ms >= over_at {
-                Decision::Take { reason: TakeReason::Expired, transitions }
+                Decision::Take {
+                    reason: TakeReason::Expired,
+                    transitions,
+                }
             } else {
-                Decision::Wait { holder: holder.clone(), for_ms: over_at - now_ms }
+                Decision::Wait {
+                    holder: holder.clone(),
+                    for_ms: over_at - now_ms,
+                }
             }
         }
     }
@@ -187,7 +203,9 @@ impl Candidate {
             let limit = ATTEMPT_LIMIT.min(Duration::from_millis(left));
             let step = match tokio::time::timeout(limit, self.step()).await {
                 Ok(step) => step,
-                Err(_) => Err(ApiError::Timeout { call: "renew the Lease" }),
+                Err(_) => Err(ApiError::Timeout {
+                    call: "renew the Lease",
+                }),
             };
             match step {
                 Ok(Step::Holding) => since_ms = began,
@@ -207,12 +225,18 @@ impl Candidate {
     /// # Errors
     /// It could not be written; then it ends by itself.
     pub async fn release(&mut self) -> Result<(), ApiError> {
-        let Some(mut lease) = self.lease.take() else { return Ok(()) };
+        let Some(mut lease) = self.lease.take() else {
+            return Ok(());
+        };
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         spec.renew_time = Some(self.now());
-        call("give back the Lease", self.api.replace(LEASE_NAME, &PostParams::default(), &lease)).await?;
+        call(
+            "give back the Lease",
+            self.api.replace(LEASE_NAME, &PostParams::default(), &lease),
+        )
+        .await?;
         Ok(())
     }
 
@@ -231,7 +255,9 @@ impl Candidate {
             (Decision::Take { reason, transitions }, Some(lease)) => {
                 // A leader that finds its Lease taken and given back has been overtaken meanwhile.
                 if held_before {
-                    return Ok(Step::Waiting { holder: "nobody".to_owned() });
+                    return Ok(Step::Waiting {
+                        holder: "nobody".to_owned(),
+                    });
                 }
                 tracing::info!(?reason, transitions, "taking the Lease");
                 (lease, transitions)
@@ -257,11 +283,18 @@ impl Candidate {
         if lease.resource_version().is_none() {
             return call("create the Lease", self.api.create(&parameters, &lease)).await;
         }
-        call("write the Lease", self.api.replace(LEASE_NAME, &parameters, &lease)).await
+        call(
+            "write the Lease",
+            self.api.replace(LEASE_NAME, &parameters, &lease),
+        )
+        .await
     }
 
     fn new_lease(&self) -> Lease {
-        let labels = [(names::MANAGED_BY_LABEL, names::PROJECT), (names::NAME_LABEL, names::PROJECT)];
+        let labels = [
+            (names::MANAGED_BY_LABEL, names::PROJECT),
+            (names::NAME_LABEL, names::PROJECT),
+        ];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Lease {
             metadata: ObjectMeta {
@@ -293,7 +326,10 @@ mod tests {
 
     fn lease(version: &str, holder: Option<&str>) -> Lease {
         Lease {
-            metadata: ObjectMeta { resource_version: Some(version.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: Some(LeaseSpec {
                 holder_identity: holder.map(str::to_owned),
                 lease_duration_seconds: Some(15),
@@ -307,19 +343,31 @@ mod tests {
 
     #[test]
     fn a_lease_that_does_not_exist_is_made() {
-        assert_eq!(decide(&Observed::default().after(None, 5), ME, 5), Decision::Create);
+        assert_eq!(
+            decide(&Observed::default().after(None, 5), ME, 5),
+            Decision::Create
+        );
     }
 
     #[test]
     fn a_lease_of_another_is_waited_for_from_when_it_was_first_seen() {
         let observed = Observed::default().after(Some(&lease("1", Some(OTHER))), 100_000);
-        let wait = Decision::Wait { holder: OTHER.to_owned(), for_ms: 14_000 };
+        let wait = Decision::Wait {
+            holder: OTHER.to_owned(),
+            for_ms: 14_000,
+        };
         assert_eq!(decide(&observed, ME, 101_000), wait);
         let observed = observed.after(Some(&lease("1", Some(OTHER))), 114_999);
-        assert!(matches!(decide(&observed, ME, 114_999), Decision::Wait { for_ms: 1, .. }));
+        assert!(matches!(
+            decide(&observed, ME, 114_999),
+            Decision::Wait { for_ms: 1, .. }
+        ));
         assert_eq!(
             decide(&observed, ME, 115_000),
-            Decision::Take { reason: TakeReason::Expired, transitions: 4 }
+            Decision::Take {
+                reason: TakeReason::Expired,
+                transitions: 4
+            }
         );
     }
 
@@ -327,14 +375,20 @@ mod tests {
     fn a_renewed_lease_lasts_from_when_the_renewal_was_seen() {
         let observed = Observed::default().after(Some(&lease("1", Some(OTHER))), 0);
         let observed = observed.after(Some(&lease("2", Some(OTHER))), 14_000);
-        assert!(matches!(decide(&observed, ME, 28_000), Decision::Wait { for_ms: 1_000, .. }));
+        assert!(matches!(
+            decide(&observed, ME, 28_000),
+            Decision::Wait { for_ms: 1_000, .. }
+        ));
     }
 
     #[test]
     fn a_released_lease_is_taken_at_once_and_an_own_one_renewed() {
         for holder in [None, Some("")] {
             let observed = Observed::default().after(Some(&lease("1", holder)), 0);
-            let taken = Decision::Take { reason: TakeReason::Released, transitions: 4 };
+            let taken = Decision::Take {
+                reason: TakeReason::Released,
+                transitions: 4,
+            };
             assert_eq!(decide(&observed, ME, 0), taken);
         }
         let observed = Observed::default().after(Some(&lease("1", Some(ME))), 0);

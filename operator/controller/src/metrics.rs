@@ -69,7 +69,10 @@ impl Metrics {
         )?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         let undecodable = IntGaugeVec::new(
-            Opts::new("prover_operator_undecodable_objects", "Objects that could not be read."),
+            Opts::new(
+                "prover_operator_undecodable_objects",
+                "Objects that could not be read.",
+            ),
             &["kind"],
         )?;
         registry.register(Box::new(undecodable.clone()))?;
@@ -96,7 +99,10 @@ impl Metrics {
                 &["step"],
             )?,
             leader: gauge("prover_operator_leader", "1 on the replica that leads.")?,
-            streams: gauge("prover_operator_coordinator_streams", "Coordinators that are listened to.")?,
+            streams: gauge(
+                "prover_operator_coordinator_streams",
+                "Coordinators that are listened to.",
+            )?,
             watch_errors: counter(
                 "prover_operator_watch_errors_total",
                 "Watches of the API server that broke, by kind of object.",
@@ -109,8 +115,12 @@ impl Metrics {
     /// A reconcile ended: `error` is the category of its error.
     pub fn reconciled(&self, controller: ControllerName, error: Option<&'static str>, took: Duration) {
         let controller = controller.as_str();
-        self.reconciles.with_label_values(&[controller, error.unwrap_or(OK)]).inc();
-        self.reconcile_seconds.with_label_values(&[controller]).observe(took.as_secs_f64());
+        self.reconciles
+            .with_label_values(&[controller, error.unwrap_or(OK)])
+            .inc();
+        self.reconcile_seconds
+            .with_label_values(&[controller])
+            .observe(took.as_secs_f64());
     }
 
     /// Replicas were decided upon.
@@ -145,6 +155,8 @@ impl Metrics {
 
     /// So many objects of a kind can't be read.
     pub fn set_undecodable(&self, kind: &'static str, count: usize) {
-        self.undecodable.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.undecodable
+            .with_label_values(&[kind])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }

@@ -66,7 +66,10 @@ mod tests {
     use super::*;
 
     fn key() -> ClusterKey {
-        ClusterKey { namespace: "proofs".to_owned(), name: "main".to_owned() }
+        ClusterKey {
+            namespace: "proofs".to_owned(),
+            name: "main".to_owned(),
+        }
     }
 
     #[test]

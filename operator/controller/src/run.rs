@@ -74,8 +74,9 @@ impl RunError {
 }
 
 /// Reconciles one ProverCluster.
-pub type ClusterReconcile =
-    Arc<dyn Fn(Arc<ProverCluster>, Arc<Context>) -> BoxFuture<'static, Result<Action, Failure>> + Send + Sync>;
+pub type ClusterReconcile = Arc<
+    dyn Fn(Arc<ProverCluster>, Arc<Context>) -> BoxFuture<'static, Result<Action, Failure>> + Send + Sync,
+>;
 
 /// What the operator runs with.
 pub struct Operator {
@@ -98,11 +99,13 @@ pub struct Operator {
 pub fn reconcile_prover_clusters() -> ClusterReconcile {
     Arc::new(|cluster, context| {
         async move {
-            prover_cluster::reconcile(cluster, context).await.map_err(|error| Failure {
-                category: error.category(),
-                retry: error.retry(),
-                message: error.to_string(),
-            })
+            prover_cluster::reconcile(cluster, context)
+                .await
+                .map_err(|error| Failure {
+                    category: error.category(),
+                    retry: error.retry(),
+                    message: error.to_string(),
+                })
         }
         .boxed()
     })
@@ -140,7 +143,14 @@ pub async fn connect() -> Result<Client, ConnectError> {
 /// # Errors
 /// The process must end: see [`RunError`].
 pub async fn run(operator: Operator, stop: CancellationToken) -> Result<(), RunError> {
-    let Operator { client, settings, registry, observation, clock, reconcile } = operator;
+    let Operator {
+        client,
+        settings,
+        registry,
+        observation,
+        clock,
+        reconcile,
+    } = operator;
     let metrics = Metrics::new(&registry)?;
     metrics.set_leader(false);
     tokio::select! {
@@ -173,7 +183,9 @@ async fn wait_for_crds(client: &Client, observation: &Observation) {
         match missing_crd(client).await {
             Ok(None) => return,
             Ok(Some(kind)) => {
-                observation.set_not_ready(&format!("the CustomResourceDefinition of {kind} is not installed"));
+                observation.set_not_ready(&format!(
+                    "the CustomResourceDefinition of {kind} is not installed"
+                ));
                 tracing::info!(kind, "waiting for a CustomResourceDefinition");
             }
             Err(error) => {
@@ -187,10 +199,19 @@ async fn wait_for_crds(client: &Client, observation: &Observation) {
 
 async fn missing_crd(client: &Client) -> Result<Option<&'static str>, ApiError> {
     let version = ProverCluster::api_version(&());
-    let served = call_opt("list the kinds of proving.rs", client.list_api_group_resources(&version)).await?;
+    let served = call_opt(
+        "list the kinds of proving.rs",
+        client.list_api_group_resources(&version),
+    )
+    .await?;
     let served = served.map(|list| list.resources).unwrap_or_default();
-    let kinds = [("ProverCluster", ProverCluster::plural(&())), ("ProofJob", ProofJob::plural(&()))];
-    let missing = kinds.into_iter().find(|(_, plural)| !served.iter().any(|resource| resource.name == **plural));
+    let kinds = [
+        ("ProverCluster", ProverCluster::plural(&())),
+        ("ProofJob", ProofJob::plural(&())),
+    ];
+    let missing = kinds
+        .into_iter()
+        .find(|(_, plural)| !served.iter().any(|resource| resource.name == **plural));
     Ok(missing.map(|(kind, _)| kind))
 }
 
@@ -209,8 +230,12 @@ async fn lead(
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     let settings = &context.settings;
-    let mut candidate =
-        Candidate::new(context.client.clone(), &settings.namespace, &settings.pod, Arc::clone(&context.clock));
+    let mut candidate = Candidate::new(
+        context.client.clone(),
+        &settings.namespace,
+        &settings.pod,
+        Arc::clone(&context.clock),
+    );
     tracing::info!("waiting for the Lease");
     let since = tokio::select! {
         since = candidate.acquire() => since,
@@ -225,12 +250,11 @@ async fn lead(
         ended = reconcile_all(Arc::clone(&context), queues, reconcile, stop.clone()) => ended,
     };
     context.metrics.set_leader(false);
-    if ended.is_ok() {
-        if let Err(error) = candidate.release().await {
-            tracing::warn!(%error, "the Lease could not be given back and ends by itself");
-        }
+    ended?;
+    if let Err(error) = candidate.release().await {
+        tracing::warn!(%error, "the Lease could not be given back and ends by itself");
     }
-    ended
+    Ok(())
 }
 
 /// All controllers, until `stop`; then at most [`SHUTDOWN_LIMIT`] for what has begun.
@@ -262,7 +286,11 @@ async fn reconcile_all(
         () = all => {}
         () = too_late => tracing::warn!("some reconciles did not end in time"),
     }
-    if stop.is_cancelled() { Ok(()) } else { Err(RunError::PartEnded { part: "a controller" }) }
+    if stop.is_cancelled() {
+        Ok(())
+    } else {
+        Err(RunError::PartEnded { part: "a controller" })
+    }
 }
 
 async fn reconcile_clusters(
@@ -280,7 +308,9 @@ async fn reconcile_clusters(
     };
     let store = context.caches.clusters.clone();
     let look = move |cluster| reconcile_cluster(cluster, Arc::clone(&reconcile), Arc::clone(&context));
-    driver.run(store, queues.clusters, stop.cancelled_owned(), look).await;
+    driver
+        .run(store, queues.clusters, stop.cancelled_owned(), look)
+        .await;
 }
 
 async fn reconcile_cluster(
@@ -317,7 +347,11 @@ where
         action: "Read".to_owned(),
         secondary: None,
     };
-    let told = call("create an event", context.recorder.publish(&event, &object.object_ref(&()))).await;
+    let told = call(
+        "create an event",
+        context.recorder.publish(&event, &object.object_ref(&())),
+    )
+    .await;
     if let Err(error) = told {
         tracing::warn!(%error, "an event could not be written");
     }
@@ -325,6 +359,9 @@ where
 
 /// At most as much as Kubernetes takes as the note of an event.
 pub(crate) fn note(text: &str) -> String {
-    let end = (0..=LONGEST_NOTE.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=LONGEST_NOTE.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
     text[..end].to_owned()
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{BoxStream, SelectAll, Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::{Store, Writer};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::WatchStreamExt;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -50,7 +50,11 @@ impl Queue {
     pub async fn next(&self) -> ClusterKey {
         loop {
             let woken = self.woken.notified();
-            let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            let next = self
+                .waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_first();
             if let Some(key) = next {
                 return key;
             }
@@ -69,7 +73,10 @@ impl Queue {
 
 /// Namespace and name of an object.
 pub fn key_of<K: Resource>(object: &K) -> ClusterKey {
-    ClusterKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    ClusterKey {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
 }
 
 /// Reference to the object with this key.
@@ -89,7 +96,11 @@ pub struct Selection {
 impl Selection {
     fn config(&self) -> watcher::Config {
         let config = watcher::Config::default().page_size(PAGE_SIZE);
-        if self.labels.is_empty() { config } else { config.labels(&self.labels) }
+        if self.labels.is_empty() {
+            config
+        } else {
+            config.labels(&self.labels)
+        }
     }
 
     fn apis<K>(&self, client: &Client) -> Vec<Api<K>>
@@ -118,7 +129,9 @@ pub async fn watch_objects<K>(
     K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let watches = selection.apis(&client).into_iter();
-    let watches = watches.map(|api| watcher::watcher::<K>(api, selection.config()).boxed()).collect();
+    let watches = watches
+        .map(|api| watcher::watcher::<K>(api, selection.config()).boxed())
+        .collect();
     fill(watches, writer, &metrics, trim, touched).await;
 }
 
@@ -150,8 +163,9 @@ async fn fill<K>(
 {
     let cache = writer.as_reader();
     let mut merge = Merge::new(watches.len());
-    let numbered =
-        |(index, stream): (usize, Watch<K>)| stream.default_backoff().map(move |event| (index, event)).boxed();
+    let numbered = |(index, stream): (usize, Watch<K>)| {
+        stream.default_backoff().map(move |event| (index, event)).boxed()
+    };
     let mut events: SelectAll<_> = watches.into_iter().enumerate().map(numbered).collect();
     while let Some((index, event)) = events.next().await {
         match event {
@@ -174,7 +188,11 @@ fn apply<K>(writer: &mut Writer<K>, cache: &Store<K>, event: &Event<K>, touched:
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let before = if matches!(event, Event::InitDone) { cache.state() } else { Vec::new() };
+    let before = if matches!(event, Event::InitDone) {
+        cache.state()
+    } else {
+        Vec::new()
+    };
     writer.apply_watcher_event(event);
     match event {
         Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => touched(object),
@@ -182,9 +200,10 @@ where
         Event::InitDone => {
             // Told a second time, since the cache has them only now.
             cache.state().iter().for_each(|object| touched(object));
-            before.iter().filter(|object| cache.get(&reference(&key_of(object.as_ref()))).is_none()).for_each(
-                |object| touched(object),
-            );
+            before
+                .iter()
+                .filter(|object| cache.get(&reference(&key_of(object.as_ref()))).is_none())
+                .for_each(|object| touched(object));
         }
     }
 }
@@ -209,7 +228,11 @@ struct Watched {
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Merge<K> {
     fn new(watches: usize) -> Self {
         let watches = (0..watches).map(|_| Watched::default()).collect();
-        Merge { watches, early: BTreeMap::new(), complete: false }
+        Merge {
+            watches,
+            early: BTreeMap::new(),
+            complete: false,
+        }
     }
 
     fn take(&mut self, index: usize, event: Event<K>, cache: &Store<K>) -> Vec<Event<K>> {
@@ -252,14 +275,21 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Merge<K> {
         }
         if self.complete {
             let gone = gone.iter().filter_map(|key| cache.get(&reference(key)));
-            return gone.map(|object| Event::Delete(object.as_ref().clone())).collect();
+            return gone
+                .map(|object| Event::Delete(object.as_ref().clone()))
+                .collect();
         }
         if !self.watches.iter().all(|watched| watched.listed) {
             return Vec::new();
         }
         self.complete = true;
-        let early = std::mem::take(&mut self.early).into_values().map(Event::InitApply);
-        std::iter::once(Event::Init).chain(early).chain(std::iter::once(Event::InitDone)).collect()
+        let early = std::mem::take(&mut self.early)
+            .into_values()
+            .map(Event::InitApply);
+        std::iter::once(Event::Init)
+            .chain(early)
+            .chain(std::iter::once(Event::InitDone))
+            .collect()
     }
 }
 
@@ -278,7 +308,10 @@ mod tests {
     }
 
     fn key(namespace: &str, name: &str) -> ClusterKey {
-        ClusterKey { namespace: namespace.to_owned(), name: name.to_owned() }
+        ClusterKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     struct World {
@@ -291,18 +324,30 @@ mod tests {
     impl World {
         fn of(watches: usize) -> World {
             let (cache, writer) = kube::runtime::reflector::store();
-            World { writer, cache, merge: Merge::new(watches), touched: Vec::new() }
+            World {
+                writer,
+                cache,
+                merge: Merge::new(watches),
+                touched: Vec::new(),
+            }
         }
 
         fn take(&mut self, index: usize, event: Event<ConfigMap>) {
             for event in self.merge.take(index, event, &self.cache) {
                 let touched = &mut self.touched;
-                apply(&mut self.writer, &self.cache, &event, &mut |object| touched.push(object.name_any()));
+                apply(&mut self.writer, &self.cache, &event, &mut |object| {
+                    touched.push(object.name_any());
+                });
             }
         }
 
         fn names(&self) -> Vec<String> {
-            let mut names: Vec<String> = self.cache.state().iter().map(|object| object.name_any()).collect();
+            let mut names: Vec<String> = self
+                .cache
+                .state()
+                .iter()
+                .map(|object| object.name_any())
+                .collect();
             names.sort();
             names
         }

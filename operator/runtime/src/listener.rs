@@ -127,11 +127,18 @@ impl ObservationHandle {
 }
 
 async fn ready(State(observation): State<Observation>) -> Response {
-    match observation.waits_for.read().unwrap_or_else(PoisonError::into_inner).as_deref() {
+    match observation
+        .waits_for
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_deref()
+    {
         None => "ready\n".into_response(),
-        Some(waits_for) => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {waits_for}\n")).into_response()
-        }
+        Some(waits_for) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {waits_for}\n"),
+        )
+            .into_response(),
     }
 }
 

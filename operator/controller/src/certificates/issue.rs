@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -32,7 +32,9 @@ pub enum IssueError {
         source: rcgen::Error,
     },
     /// A moment that certificates can't express.
-    #[error("a certificate could not be made: {milliseconds} ms after 1970 is no moment that a certificate can name")]
+    #[error(
+        "a certificate could not be made: {milliseconds} ms after 1970 is no moment that a certificate can name"
+    )]
     Time {
         /// The moment.
         milliseconds: u64,
@@ -92,10 +94,14 @@ pub fn create_authority(cluster: &str, now_ms: u64) -> Result<Authority, IssueEr
     let mut params = CertificateParams::default();
     params.not_before = moment(now_ms.saturating_sub(ms(BACKDATE)))?;
     params.not_after = moment(now_ms.saturating_add(ms(AUTHORITY_LIFE)))?;
-    params.distinguished_name.push(DnType::OrganizationName, "prover-operator");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "prover-operator");
     // The key's fingerprint keeps the subjects of two authorities of one cluster apart.
     let distinct = hex::encode(&Sha256::digest(key.der_bytes())[..8]);
-    params.distinguished_name.push(DnType::CommonName, format!("authority of {cluster} {distinct}"));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("authority of {cluster} {distinct}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let certificate = params.self_signed(&key)?;
@@ -117,14 +123,19 @@ pub fn create_authority(cluster: &str, now_ms: u64) -> Result<Authority, IssueEr
 pub fn issue_leaf(authority: &Authority, server_name: &str, now_ms: u64) -> Result<Leaf, IssueError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(vec![server_name.to_owned()])?;
-    let not_after_ms = now_ms.saturating_add(ms(LEAF_LIFE)).min(authority.certificate.not_after_ms) / 1_000 * 1_000;
+    let not_after_ms = now_ms
+        .saturating_add(ms(LEAF_LIFE))
+        .min(authority.certificate.not_after_ms)
+        / 1_000
+        * 1_000;
     let not_before_ms = now_ms.saturating_sub(ms(BACKDATE)) / 1_000 * 1_000;
     params.not_before = moment(not_before_ms)?;
     params.not_after = moment(not_after_ms)?;
     params.distinguished_name.push(DnType::CommonName, server_name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let issuer = Issuer::from_ca_cert_der(&authority.certificate.der, KeyPair::from_pem(&authority.key_pem)?)?;
+    let issuer =
+        Issuer::from_ca_cert_der(&authority.certificate.der, KeyPair::from_pem(&authority.key_pem)?)?;
     let certificate = params.signed_by(&key, &issuer)?;
     Ok(Leaf {
         pem: certificate.pem(),
@@ -162,7 +173,12 @@ pub fn read_bundle(pem: &str) -> Option<Vec<AuthorityCertificate>> {
     for der in CertificateDer::pem_slice_iter(pem.as_bytes()).take(MOST_CERTIFICATES) {
         let der = der.ok()?;
         let (_, not_after_ms, _) = read(&der)?;
-        bundle.push(AuthorityCertificate { pem: to_pem(&der), id: fingerprint(&der), der, not_after_ms });
+        bundle.push(AuthorityCertificate {
+            pem: to_pem(&der),
+            id: fingerprint(&der),
+            der,
+            not_after_ms,
+        });
     }
     Some(bundle)
 }
@@ -184,7 +200,10 @@ fn to_pem(der: &CertificateDer<'_>) -> String {
 pub fn read_authority(pem: &str, key_pem: &str) -> Option<Authority> {
     let certificate = read_bundle(pem)?.into_iter().next()?;
     let (_, _, public_key) = read(&certificate.der)?;
-    key_fits(key_pem, &public_key).then(|| Authority { certificate, key_pem: key_pem.to_owned() })
+    key_fits(key_pem, &public_key).then(|| Authority {
+        certificate,
+        key_pem: key_pem.to_owned(),
+    })
 }
 
 /// A coordinator's certificate from its files; none where they can't be read or don't belong together.
@@ -220,7 +239,11 @@ pub fn is_trusted<'a>(
     let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build() else {
         return false;
     };
-    let Ok(name) = ServerName::try_from(server_name) else { return false };
+    let Ok(name) = ServerName::try_from(server_name) else {
+        return false;
+    };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
-    verifier.verify_server_cert(&leaf.der, &[], &name, &[], now).is_ok()
+    verifier
+        .verify_server_cert(&leaf.der, &[], &name, &[], now)
+        .is_ok()
 }

@@ -7,9 +7,9 @@
 pub mod issue;
 mod objects;
 pub mod plan;
-pub mod state;
 #[cfg(test)]
 mod simulation;
+pub mod state;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -110,7 +110,11 @@ pub struct CertificateMemory(Mutex<BTreeMap<ClusterKey, Verified>>);
 
 impl CertificateMemory {
     fn get(&self, key: &ClusterKey) -> Option<Verified> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     fn set(&self, key: &ClusterKey, verified: Option<Verified>) {
@@ -131,7 +135,9 @@ impl CertificateMemory {
     #[must_use]
     pub fn due(&self, now_ms: u64) -> Vec<ClusterKey> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = all.iter().filter(|(_, verified)| verified.applied.next_due_ms <= now_ms);
+        let due = all
+            .iter()
+            .filter(|(_, verified)| verified.applied.next_due_ms <= now_ms);
         due.map(|(key, _)| key.clone()).collect()
     }
 }
@@ -152,12 +158,16 @@ pub async fn ensure(
     cluster: &ProverCluster,
     key: &ClusterKey,
 ) -> Result<CertificatesApplied, CertificateError> {
-    let uid = cluster.uid().ok_or_else(|| CertificateError::NoUid { name: key.name.clone() })?;
+    let uid = cluster.uid().ok_or_else(|| CertificateError::NoUid {
+        name: key.name.clone(),
+    })?;
     let now_ms = context.clock.now_milliseconds();
-    if let Some(verified) = context.certificates.get(key) {
-        if verified.applied.next_due_ms > now_ms && verified.versions == cached(context, &uid, key) {
-            return Ok(verified.applied);
-        }
+    let verified = context.certificates.get(key);
+    let in_order = verified.filter(|verified| {
+        verified.applied.next_due_ms > now_ms && verified.versions == cached(context, &uid, key)
+    });
+    if let Some(verified) = in_order {
+        return Ok(verified.applied);
     }
     context.certificates.set(key, None);
     let verified = put_in_order(context, cluster, key, &uid, now_ms).await?;
@@ -171,7 +181,9 @@ pub async fn ensure(
 /// # Errors
 /// The API server did not do what was asked.
 pub async fn forget(context: &Context, cluster: &ProverCluster) -> Result<(), CertificateError> {
-    let uid = cluster.uid().ok_or_else(|| CertificateError::NoUid { name: cluster.name_any() })?;
+    let uid = cluster.uid().ok_or_else(|| CertificateError::NoUid {
+        name: cluster.name_any(),
+    })?;
     objects::delete_authority(context, &uid).await?;
     context.certificates.set(&crate::watches::key_of(cluster), None);
     Ok(())
@@ -182,12 +194,21 @@ fn cached(context: &Context, uid: &str, key: &ClusterKey) -> Versions {
     where
         K: Resource<DynamicType = ()> + Clone + 'static,
     {
-        let key = ClusterKey { namespace: namespace.to_owned(), name: name.to_owned() };
-        store.get(&reference(&key)).and_then(|object| object.resource_version())
+        let key = ClusterKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        store
+            .get(&reference(&key))
+            .and_then(|object| object.resource_version())
     }
     let caches = &context.caches;
     Versions {
-        authority: version::<Secret>(&caches.secrets, &context.settings.namespace, &authority_secret(uid)),
+        authority: version::<Secret>(
+            &caches.secrets,
+            &context.settings.namespace,
+            &authority_secret(uid),
+        ),
         bundle: version::<ConfigMap>(&caches.config_maps, &key.namespace, &names::ca_bundle(&key.name)),
         leaf: version::<Secret>(&caches.secrets, &key.namespace, &names::tls_secret(&key.name)),
     }
@@ -210,7 +231,9 @@ async fn put_in_order(
         }
         steps += 1;
         if steps > MOST_STEPS {
-            return Err(CertificateError::Unsettled { name: key.name.clone() });
+            return Err(CertificateError::Unsettled {
+                name: key.name.clone(),
+            });
         }
         let replaced = objects.is_replacing(&step);
         let changed = objects.state.take(&step, &title, now_ms)?;
@@ -225,31 +248,57 @@ async fn put_in_order(
         versions: objects.versions(),
         applied: CertificatesApplied {
             bundle_pem: objects.bundle_pem(),
-            leaf_not_after_ms: objects.state.leaf.as_ref().map_or(now_ms, |leaf| leaf.not_after_ms),
+            leaf_not_after_ms: objects
+                .state
+                .leaf
+                .as_ref()
+                .map_or(now_ms, |leaf| leaf.not_after_ms),
             next_due_ms,
         },
     })
 }
 
 fn is_worth_telling(step: &Step) -> bool {
-    matches!(step, Step::StartRotation | Step::SwitchAuthority | Step::FinishRotation)
-        || matches!(step, Step::IssueLeaf(LeafReason::Expired))
+    matches!(
+        step,
+        Step::StartRotation | Step::SwitchAuthority | Step::FinishRotation
+    ) || matches!(step, Step::IssueLeaf(LeafReason::Expired))
 }
 
 async fn tell(context: &Context, cluster: &ProverCluster, step: &Step, replaced: bool) {
     let (type_, note) = match step {
-        Step::CreateAuthority => (EventType::Warning, "the authority's Secret was gone or could not be read: a new one was made"),
-        Step::PublishBundle(_) => (EventType::Warning, "the bundle of authorities had been changed or deleted: it was restored"),
-        Step::IssueLeaf(LeafReason::Expired) => (EventType::Warning, "the coordinator's certificate had ended: a new one was made"),
-        Step::IssueLeaf(_) => {
-            (EventType::Warning, "the coordinator's certificate had been changed or deleted: a new one was made")
-        }
-        Step::StartRotation => (EventType::Normal, "the authority ends soon: workers learn of its successor"),
+        Step::CreateAuthority => (
+            EventType::Warning,
+            "the authority's Secret was gone or could not be read: a new one was made",
+        ),
+        Step::PublishBundle(_) => (
+            EventType::Warning,
+            "the bundle of authorities had been changed or deleted: it was restored",
+        ),
+        Step::IssueLeaf(LeafReason::Expired) => (
+            EventType::Warning,
+            "the coordinator's certificate had ended: a new one was made",
+        ),
+        Step::IssueLeaf(_) => (
+            EventType::Warning,
+            "the coordinator's certificate had been changed or deleted: a new one was made",
+        ),
+        Step::StartRotation => (
+            EventType::Normal,
+            "the authority ends soon: workers learn of its successor",
+        ),
         Step::SwitchAuthority => (EventType::Normal, "the new authority signs from now on"),
-        Step::FinishRotation => (EventType::Normal, "nothing of the old authority is served any more: it is forgotten"),
+        Step::FinishRotation => (
+            EventType::Normal,
+            "nothing of the old authority is served any more: it is forgotten",
+        ),
         Step::Keep { .. } => return,
     };
-    let reason = if replaced { reasons::CERTIFICATE_REPLACED } else { reasons::AUTHORITY_ROTATED };
+    let reason = if replaced {
+        reasons::CERTIFICATE_REPLACED
+    } else {
+        reasons::AUTHORITY_ROTATED
+    };
     let event = Event {
         type_,
         reason: reason.to_owned(),

@@ -53,12 +53,18 @@ impl Objects {
         let own_secrets: Api<Secret> = Api::namespaced(client.clone(), &context.settings.namespace);
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &key.namespace);
-        let (own_name, leaf_name, bundle_name) =
-            (authority_secret(uid), names::tls_secret(&key.name), names::ca_bundle(&key.name));
+        let (own_name, leaf_name, bundle_name) = (
+            authority_secret(uid),
+            names::tls_secret(&key.name),
+            names::ca_bundle(&key.name),
+        );
         let (authority, leaf, bundle) = tokio::try_join!(
             call_opt("read the authority's Secret", own_secrets.get_opt(&own_name)),
             call_opt("read the certificate's Secret", secrets.get_opt(&leaf_name)),
-            call_opt("read the bundle of authorities", config_maps.get_opt(&bundle_name)),
+            call_opt(
+                "read the bundle of authorities",
+                config_maps.get_opt(&bundle_name)
+            ),
         )?;
         let (authority, leaf, bundle) = (authority.flatten(), leaf.flatten(), bundle.flatten());
         // A leftover of a cluster of this name that was deleted belongs to another uid.
@@ -73,14 +79,18 @@ impl Objects {
             let (certificate, key) = pair(secret, CERTIFICATE, KEY)?;
             read_leaf(&certificate, &key)
         });
-        let previous = authority.as_ref().and_then(|secret| read_bundle(&text(secret, PREVIOUS)?));
+        let previous = authority
+            .as_ref()
+            .and_then(|secret| read_bundle(&text(secret, PREVIOUS)?));
         Ok(Objects {
             state: State {
                 current: authority_of(CERTIFICATE, KEY),
                 next: authority_of(NEXT_CERTIFICATE, NEXT_KEY),
                 previous: previous.unwrap_or_default(),
                 published: bundle.as_ref().map(published).unwrap_or_default(),
-                bundle: bundle.as_ref().and_then(|map| read_bundle(map.data.as_ref()?.get(BUNDLE)?)),
+                bundle: bundle
+                    .as_ref()
+                    .and_then(|map| read_bundle(map.data.as_ref()?.get(BUNDLE)?)),
                 leaf,
             },
             key: key.clone(),
@@ -103,7 +113,13 @@ impl Objects {
                 Step::PublishBundle(wanted) => {
                     // A bundle that lacks or has nothing but a successor or a predecessor is in the middle of a rotation.
                     let current = state.current.as_ref().map(|authority| &authority.certificate.id);
-                    let has = |id: &Fingerprint| state.bundle.iter().flatten().any(|certificate| certificate.id == *id);
+                    let has = |id: &Fingerprint| {
+                        state
+                            .bundle
+                            .iter()
+                            .flatten()
+                            .any(|certificate| certificate.id == *id)
+                    };
                     let foreign = state.bundle.iter().flatten().any(|certificate| {
                         !wanted.contains(&certificate.id) && !state.published.contains_key(&certificate.id)
                     });
@@ -145,7 +161,12 @@ impl Objects {
                 self.versions.leaf = match apply(&api, "write the certificate's Secret", &secret).await {
                     // A Secret of another type can't become one of this type.
                     Err(error) if error.category() == "api_invalid" => {
-                        delete(&api, "delete a Secret in the place of the certificate's", &secret.name_any()).await?;
+                        delete(
+                            &api,
+                            "delete a Secret in the place of the certificate's",
+                            &secret.name_any(),
+                        )
+                        .await?;
                         apply(&api, "write the certificate's Secret", &secret).await?
                     }
                     written => written?,
@@ -164,12 +185,16 @@ impl Objects {
             (names::CLUSTER_LABEL, &self.key.name),
             (names::CLUSTER_NAMESPACE_LABEL, &self.key.namespace),
         ];
-        labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        labels
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     fn authority(&self) -> Secret {
         let mut data = BTreeMap::new();
-        let mut put = |name: &str, text: &str| data.insert(name.to_owned(), ByteString(text.as_bytes().to_vec()));
+        let mut put =
+            |name: &str, text: &str| data.insert(name.to_owned(), ByteString(text.as_bytes().to_vec()));
         if let Some(current) = &self.state.current {
             put(CERTIFICATE, &current.certificate.pem);
             put(KEY, &current.key_pem);
@@ -211,7 +236,8 @@ impl Objects {
 
     fn leaf(&self, cluster: &ProverCluster) -> Secret {
         let leaf = self.state.leaf.as_ref();
-        let bytes = |text: Option<&String>| ByteString(text.map(|text| text.as_bytes().to_vec()).unwrap_or_default());
+        let bytes =
+            |text: Option<&String>| ByteString(text.map(|text| text.as_bytes().to_vec()).unwrap_or_default());
         Secret {
             metadata: ObjectMeta {
                 name: Some(names::tls_secret(&self.key.name)),
@@ -238,12 +264,17 @@ fn concatenated<'a>(certificates: impl Iterator<Item = &'a AuthorityCertificate>
 
 fn published(map: &ConfigMap) -> BTreeMap<Fingerprint, u64> {
     let annotation = map.annotations().get(PUBLISHED);
-    annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    annotation
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 fn is_owned_by<K: Resource<DynamicType = ()>>(object: &K, cluster: &ProverCluster) -> bool {
     let uid = cluster.uid();
-    object.owner_references().iter().all(|owner| Some(&owner.uid) == uid.as_ref())
+    object
+        .owner_references()
+        .iter()
+        .all(|owner| Some(&owner.uid) == uid.as_ref())
 }
 
 async fn apply<K>(api: &Api<K>, what: &'static str, object: &K) -> Result<Option<String>, ApiError>
@@ -251,12 +282,18 @@ where
     K: Resource<DynamicType = ()> + Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let parameters = PatchParams::apply(names::OPERATOR_MANAGER).force();
-    let written = call(what, api.patch(&object.name_any(), &parameters, &Patch::Apply(object))).await?;
+    let written = call(
+        what,
+        api.patch(&object.name_any(), &parameters, &Patch::Apply(object)),
+    )
+    .await?;
     Ok(written.resource_version())
 }
 
 async fn delete(api: &Api<Secret>, what: &'static str, name: &str) -> Result<(), ApiError> {
-    call_opt(what, api.delete(name, &DeleteParams::default())).await.map(|_| ())
+    call_opt(what, api.delete(name, &DeleteParams::default()))
+        .await
+        .map(|_| ())
 }
 
 pub(super) async fn delete_authority(context: &Context, uid: &str) -> Result<(), ApiError> {

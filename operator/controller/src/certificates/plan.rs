@@ -123,13 +123,19 @@ fn before(time_ms: u64, duration: Duration) -> u64 {
 /// The step that is due at `now_ms`.
 #[must_use]
 pub fn plan(facts: &Facts, now_ms: u64) -> Step {
-    let Some(current) = facts.current.as_ref().filter(|current| current.not_after_ms > now_ms) else {
+    let Some(current) = facts
+        .current
+        .as_ref()
+        .filter(|current| current.not_after_ms > now_ms)
+    else {
         return Step::CreateAuthority;
     };
     let expected = expected_bundle(facts, current, now_ms);
     let ids: Vec<Fingerprint> = expected.iter().map(|authority| authority.id.clone()).collect();
     // What was published nobody knows when, counts from now on.
-    let all_dated = expected.iter().all(|authority| authority.published_at_ms.is_some());
+    let all_dated = expected
+        .iter()
+        .all(|authority| authority.published_at_ms.is_some());
     if facts.bundle.as_ref() != Some(&ids) || !all_dated {
         return Step::PublishBundle(ids);
     }
@@ -165,12 +171,22 @@ pub fn plan(facts: &Facts, now_ms: u64) -> Step {
             dues.push(over);
         }
     }
-    Step::Keep { until_ms: dues.into_iter().min().unwrap_or(now_ms) }
+    Step::Keep {
+        until_ms: dues.into_iter().min().unwrap_or(now_ms),
+    }
 }
 
 /// What the bundle shall have: nothing that has ended. Its order does not change when another begins to sign.
-fn expected_bundle<'a>(facts: &'a Facts, current: &'a AuthorityFacts, now_ms: u64) -> Vec<&'a AuthorityFacts> {
-    let others = facts.next.iter().chain(&facts.previous).filter(|other| other.not_after_ms > now_ms);
+fn expected_bundle<'a>(
+    facts: &'a Facts,
+    current: &'a AuthorityFacts,
+    now_ms: u64,
+) -> Vec<&'a AuthorityFacts> {
+    let others = facts
+        .next
+        .iter()
+        .chain(&facts.previous)
+        .filter(|other| other.not_after_ms > now_ms);
     let mut expected: Vec<&AuthorityFacts> = std::iter::once(current).chain(others).collect();
     expected.sort_by(|one, other| one.id.cmp(&other.id));
     expected
@@ -178,7 +194,10 @@ fn expected_bundle<'a>(facts: &'a Facts, current: &'a AuthorityFacts, now_ms: u6
 
 /// When every worker trusts an authority.
 fn known_from(authority: &AuthorityFacts, now_ms: u64) -> u64 {
-    authority.published_at_ms.unwrap_or(now_ms).saturating_add(ms(OVERLAP))
+    authority
+        .published_at_ms
+        .unwrap_or(now_ms)
+        .saturating_add(ms(OVERLAP))
 }
 
 enum Due {
@@ -187,7 +206,9 @@ enum Due {
 }
 
 fn due_of_leaf(facts: &Facts, current: &AuthorityFacts, now_ms: u64) -> Due {
-    let Some(leaf) = &facts.leaf else { return Due::Now(LeafReason::Missing) };
+    let Some(leaf) = &facts.leaf else {
+        return Due::Now(LeafReason::Missing);
+    };
     if leaf.not_after_ms <= now_ms {
         return Due::Now(LeafReason::Expired);
     }
@@ -196,10 +217,19 @@ fn due_of_leaf(facts: &Facts, current: &AuthorityFacts, now_ms: u64) -> Due {
         return Due::Now(LeafReason::Missing);
     }
     let ages = before(leaf.not_after_ms, LEAF_RENEWAL);
-    let (reason, wanted) =
-        if leaf.issuer == current.id { (LeafReason::Ageing, ages) } else { (LeafReason::NewAuthority, 0) };
+    let (reason, wanted) = if leaf.issuer == current.id {
+        (LeafReason::Ageing, ages)
+    } else {
+        (LeafReason::NewAuthority, 0)
+    };
     // What is served now is trusted, so there is time until every worker trusts what comes; but not beyond its end.
     let last_moment = before(leaf.not_after_ms, OVERLAP);
-    let at = wanted.max(known_from(current, now_ms)).min(last_moment.max(wanted));
-    if at <= now_ms { Due::Now(reason) } else { Due::At(at) }
+    let at = wanted
+        .max(known_from(current, now_ms))
+        .min(last_moment.max(wanted));
+    if at <= now_ms {
+        Due::Now(reason)
+    } else {
+        Due::At(at)
+    }
 }

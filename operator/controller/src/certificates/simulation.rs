@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use prover_crds::names;
 
-use super::issue::{AuthorityCertificate, Leaf, create_authority, is_trusted, issue_leaf, read_authority, read_bundle, read_leaf};
+use super::issue::{
+    AuthorityCertificate, Leaf, create_authority, is_trusted, issue_leaf, read_authority, read_bundle,
+    read_leaf,
+};
 use super::plan::{Step, plan};
 use super::state::State;
 
@@ -27,7 +30,13 @@ struct World {
 
 impl World {
     fn new() -> World {
-        World { now_ms: BEGIN, state: State::default(), bundles: Vec::new(), leaves: Vec::new(), steps: Vec::new() }
+        World {
+            now_ms: BEGIN,
+            state: State::default(),
+            bundles: Vec::new(),
+            leaves: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     /// What the operator does when it looks. Answers when it wants to look again.
@@ -45,16 +54,13 @@ impl World {
     }
 
     fn publish(&mut self) {
-        if let Some(bundle) = &self.state.bundle {
-            if self.bundles.last().is_none_or(|(_, last)| last != bundle) {
-                self.bundles.push((self.now_ms, bundle.clone()));
-            }
-        }
-        if let Some(leaf) = &self.state.leaf {
-            if self.leaves.last().is_none_or(|(_, last)| last != leaf) {
-                self.leaves.push((self.now_ms, leaf.clone()));
-            }
-        }
+        let new_bundle =
+            |bundle: &&Vec<AuthorityCertificate>| self.bundles.last().is_none_or(|(_, last)| last != *bundle);
+        let bundle = self.state.bundle.as_ref().filter(new_bundle).cloned();
+        self.bundles.extend(bundle.map(|bundle| (self.now_ms, bundle)));
+        let new_leaf = |leaf: &&Leaf| self.leaves.last().is_none_or(|(_, last)| last != *leaf);
+        let leaf = self.state.leaf.as_ref().filter(new_leaf).cloned();
+        self.leaves.extend(leaf.map(|leaf| (self.now_ms, leaf)));
     }
 
     /// Whatever a worker has and whatever a coordinator serves at this moment, they agree.
@@ -83,7 +89,10 @@ impl World {
 
 /// What may be seen: the last version from before the lag, and every later one. Nobody starts without the first.
 fn seen<T>(versions: &[(u64, T)], now_ms: u64) -> &[(u64, T)] {
-    let old = versions.iter().rposition(|(time, _)| time + LAG <= now_ms).unwrap_or(0);
+    let old = versions
+        .iter()
+        .rposition(|(time, _)| time + LAG <= now_ms)
+        .unwrap_or(0);
     &versions[old..]
 }
 
@@ -116,8 +125,19 @@ fn over_five_years_authorities_and_certificates_are_renewed_without_a_moment_of_
     live(&mut world, 5, || 0).unwrap();
     let count = |step: &str| world.steps.iter().filter(|taken| **taken == step).count();
     assert_eq!(count("create_authority"), 1);
-    assert_eq!((count("start_rotation"), count("switch_authority"), count("finish_rotation")), (3, 3, 3));
-    assert!((28..=36).contains(&count("issue_leaf")), "{}", count("issue_leaf"));
+    assert_eq!(
+        (
+            count("start_rotation"),
+            count("switch_authority"),
+            count("finish_rotation")
+        ),
+        (3, 3, 3)
+    );
+    assert!(
+        (28..=36).contains(&count("issue_leaf")),
+        "{}",
+        count("issue_leaf")
+    );
     assert!(world.bundles.iter().all(|(_, bundle)| bundle.len() <= 2));
 }
 
@@ -168,6 +188,21 @@ fn a_changed_bundle_is_restored_and_a_foreign_authority_thrown_out() {
 }
 
 #[test]
+fn a_bundle_that_was_published_nobody_knows_when_counts_from_now_on() {
+    let mut world = World::new();
+    world.look();
+    world.now_ms = BEGIN + DAY;
+    world.state.published.clear();
+    world.steps.clear();
+    world.look();
+    assert_eq!(world.steps, ["publish_bundle"]);
+    assert_eq!(
+        world.state.published.values().copied().collect::<Vec<_>>(),
+        [BEGIN + DAY]
+    );
+}
+
+#[test]
 fn an_operator_that_was_away_for_years_begins_anew() {
     let mut world = World::new();
     world.look();
@@ -177,7 +212,12 @@ fn an_operator_that_was_away_for_years_begins_anew() {
     assert_eq!(world.steps, ["create_authority", "publish_bundle", "issue_leaf"]);
     let leaf = world.state.leaf.as_ref().unwrap();
     let bundle = world.state.bundle.as_ref().unwrap();
-    assert!(is_trusted(leaf, bundle, names::COORDINATOR_SERVER_NAME, world.now_ms));
+    assert!(is_trusted(
+        leaf,
+        bundle,
+        names::COORDINATOR_SERVER_NAME,
+        world.now_ms
+    ));
 }
 
 #[test]
@@ -189,10 +229,17 @@ fn what_was_written_is_read_again_and_keys_of_others_are_not_taken() {
     assert_eq!(read.certificate.id, authority.certificate.id);
     assert_eq!(read.certificate.not_after_ms, authority.certificate.not_after_ms);
     let again = read_leaf(&leaf.pem, &leaf.key_pem).unwrap();
-    assert_eq!((again.issued_at_ms, again.not_after_ms), (leaf.issued_at_ms, leaf.not_after_ms));
+    assert_eq!(
+        (again.issued_at_ms, again.not_after_ms),
+        (leaf.issued_at_ms, leaf.not_after_ms)
+    );
     assert!(read_leaf(&leaf.pem, &other.key_pem).is_none());
     assert!(read_authority(&authority.certificate.pem, &leaf.key_pem).is_none());
-    let bundle = format!("{}{}", authority.certificate.pem, create_authority(CLUSTER, BEGIN).unwrap().certificate.pem);
+    let bundle = format!(
+        "{}{}",
+        authority.certificate.pem,
+        create_authority(CLUSTER, BEGIN).unwrap().certificate.pem
+    );
     assert_eq!(read_bundle(&bundle).unwrap().len(), 2);
     assert!(read_bundle("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n").is_none());
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use prover_crds::names;
 
-use super::issue::{Authority, AuthorityCertificate, IssueError, Leaf, create_authority, is_trusted, issue_leaf};
+use super::issue::{
+    Authority, AuthorityCertificate, IssueError, Leaf, create_authority, is_trusted, issue_leaf,
+};
 use super::plan::{AuthorityFacts, Facts, Fingerprint, LeafFacts, Step};
 
 /// What there is, as far as it can be read.
@@ -42,7 +44,9 @@ impl State {
     #[must_use]
     pub fn facts(&self, now_ms: u64) -> Facts {
         let in_bundle = |id: &Fingerprint| {
-            self.bundle.as_ref().is_some_and(|bundle| bundle.iter().any(|certificate| certificate.id == *id))
+            self.bundle
+                .as_ref()
+                .is_some_and(|bundle| bundle.iter().any(|certificate| certificate.id == *id))
         };
         let facts = |certificate: &AuthorityCertificate| AuthorityFacts {
             id: certificate.id.clone(),
@@ -55,7 +59,10 @@ impl State {
                 .filter(|at| in_bundle(&certificate.id) && *at <= now_ms),
         };
         Facts {
-            current: self.current.as_ref().map(|authority| facts(&authority.certificate)),
+            current: self
+                .current
+                .as_ref()
+                .map(|authority| facts(&authority.certificate)),
             next: self.next.as_ref().map(|authority| facts(&authority.certificate)),
             previous: self.previous.iter().map(facts).collect(),
             bundle: self
@@ -70,7 +77,12 @@ impl State {
         // The moment of the check lies within its life, so that an ended one is told from one of a stranger.
         let moment = now_ms.min(leaf.not_after_ms.saturating_sub(1));
         let issuer = self.certificates().find(|certificate| {
-            is_trusted(leaf, std::iter::once(*certificate), names::COORDINATOR_SERVER_NAME, moment)
+            is_trusted(
+                leaf,
+                std::iter::once(*certificate),
+                names::COORDINATOR_SERVER_NAME,
+                moment,
+            )
         })?;
         Some(LeafFacts {
             issuer: issuer.id.clone(),
@@ -81,7 +93,11 @@ impl State {
 
     /// All authorities that are known, the one that signs first.
     pub fn certificates(&self) -> impl Iterator<Item = &AuthorityCertificate> {
-        let able = self.current.iter().chain(&self.next).map(|authority| &authority.certificate);
+        let able = self
+            .current
+            .iter()
+            .chain(&self.next)
+            .map(|authority| &authority.certificate);
         able.chain(&self.previous)
     }
 
@@ -115,7 +131,9 @@ impl State {
                 Ok(Changed::Bundle)
             }
             Step::IssueLeaf(_) => {
-                let Some(current) = &self.current else { return Ok(Changed::Nothing) };
+                let Some(current) = &self.current else {
+                    return Ok(Changed::Nothing);
+                };
                 self.leaf = Some(issue_leaf(current, names::COORDINATOR_SERVER_NAME, now_ms)?);
                 Ok(Changed::Leaf)
             }
@@ -134,7 +152,12 @@ impl State {
             .chain(published.cloned())
             .filter(|certificate| {
                 leaf.is_some_and(|leaf| {
-                    is_trusted(leaf, std::iter::once(certificate), names::COORDINATOR_SERVER_NAME, now_ms)
+                    is_trusted(
+                        leaf,
+                        std::iter::once(certificate),
+                        names::COORDINATOR_SERVER_NAME,
+                        now_ms,
+                    )
                 })
             })
             .collect();
@@ -150,13 +173,25 @@ impl State {
     fn publish(&mut self, wanted: &[Fingerprint], now_ms: u64) {
         let facts = self.facts(now_ms);
         let known = facts.current.iter().chain(&facts.next).chain(&facts.previous);
-        let published =
-            known.filter_map(|authority| Some((authority.id.clone(), authority.published_at_ms?))).collect::<BTreeMap<_, _>>();
-        let bundle: Vec<AuthorityCertificate> =
-            wanted.iter().filter_map(|id| self.certificates().find(|certificate| certificate.id == *id).cloned()).collect();
+        let published = known
+            .filter_map(|authority| Some((authority.id.clone(), authority.published_at_ms?)))
+            .collect::<BTreeMap<_, _>>();
+        let bundle: Vec<AuthorityCertificate> = wanted
+            .iter()
+            .filter_map(|id| {
+                self.certificates()
+                    .find(|certificate| certificate.id == *id)
+                    .cloned()
+            })
+            .collect();
         self.published = bundle
             .iter()
-            .map(|certificate| (certificate.id.clone(), published.get(&certificate.id).copied().unwrap_or(now_ms)))
+            .map(|certificate| {
+                (
+                    certificate.id.clone(),
+                    published.get(&certificate.id).copied().unwrap_or(now_ms),
+                )
+            })
             .collect();
         self.bundle = Some(bundle);
     }

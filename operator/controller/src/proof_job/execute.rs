@@ -55,10 +55,18 @@ pub(super) async fn execute(
         JobPlan::AddFinalizer => ("add_finalizer", add_finalizer(context, job).await),
         JobPlan::RemoveFinalizer(_) => ("remove_finalizer", remove_finalizer(context, job).await),
         JobPlan::Refuse(condition) => ("refuse", refuse(context, job, condition).await),
-        JobPlan::LeaveToCoordinator => ("leave_to_coordinator", write_conditions(context, job, &json!([])).await),
+        JobPlan::LeaveToCoordinator => (
+            "leave_to_coordinator",
+            write_conditions(context, job, &json!([])).await,
+        ),
         JobPlan::Delete => ("delete", delete(context, job).await),
     };
-    tracing::debug!(namespace = job.namespace(), name = job.name_any(), ?plan, "ProofJob");
+    tracing::debug!(
+        namespace = job.namespace(),
+        name = job.name_any(),
+        ?plan,
+        "ProofJob"
+    );
     match outcome {
         Ok(()) => {
             context.metrics.job_written(write);
@@ -66,7 +74,9 @@ pub(super) async fn execute(
         }
         Err(error) if error.is_not_found() || error.is_namespace_terminating() => Ok(Action::await_change()),
         // The cache was behind: its next event wakes the job.
-        Err(error) if error.is_conflict() && !matches!(plan, JobPlan::Refuse(_)) => Ok(Action::requeue(CONFLICT_DELAY)),
+        Err(error) if error.is_conflict() && !matches!(plan, JobPlan::Refuse(_)) => {
+            Ok(Action::requeue(CONFLICT_DELAY))
+        }
         Err(error) => Err(error),
     }
 }
@@ -75,7 +85,10 @@ pub(super) async fn execute(
 const CONFLICT_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn api(context: &Context, job: &JobObject) -> Api<PartialObjectMeta<ProofJob>> {
-    Api::namespaced(context.client.clone(), job.metadata.namespace.as_deref().unwrap_or_default())
+    Api::namespaced(
+        context.client.clone(),
+        job.metadata.namespace.as_deref().unwrap_or_default(),
+    )
 }
 
 /// Name, uid and what shall be applied: with the uid, an object that went meanwhile is not made again.
@@ -97,49 +110,85 @@ async fn add_finalizer(context: &Context, job: &JobObject) -> Result<(), ApiErro
     let patch = applied(job, &json!({ "finalizers": [names::JOB_FINALIZER] }), &json!({}));
     let parameters = PatchParams::apply(names::OPERATOR_MANAGER).force();
     let api = api(context, job);
-    call("add the finalizer of a ProofJob", api.patch_metadata(&job.name_any(), &parameters, &Patch::Apply(patch)))
-        .await
-        .map(|_| ())
+    call(
+        "add the finalizer of a ProofJob",
+        api.patch_metadata(&job.name_any(), &parameters, &Patch::Apply(patch)),
+    )
+    .await
+    .map(|_| ())
 }
 
 /// Not by server-side apply, which would leave a finalizer that somebody else applies too.
 async fn remove_finalizer(context: &Context, job: &JobObject) -> Result<(), ApiError> {
-    let others = job.finalizers().iter().filter(|finalizer| *finalizer != names::JOB_FINALIZER);
+    let others = job
+        .finalizers()
+        .iter()
+        .filter(|finalizer| *finalizer != names::JOB_FINALIZER);
     let patch = json!({ "metadata": {
         "uid": job.uid(),
         "resourceVersion": job.resource_version(),
         "finalizers": others.collect::<Vec<_>>(),
     } });
-    let parameters = PatchParams { field_manager: Some(names::OPERATOR_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = PatchParams {
+        field_manager: Some(names::OPERATOR_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     let api = api(context, job);
-    call("remove the finalizer of a ProofJob", api.patch_metadata(&job.name_any(), &parameters, &Patch::Merge(patch)))
-        .await
-        .map(|_| ())
+    call(
+        "remove the finalizer of a ProofJob",
+        api.patch_metadata(&job.name_any(), &parameters, &Patch::Merge(patch)),
+    )
+    .await
+    .map(|_| ())
 }
 
 async fn refuse(context: &Context, job: &JobObject, condition: &Condition) -> Result<(), ApiError> {
     write_conditions(context, job, &json!([condition])).await?;
-    tell(context, job, EventType::Warning, &condition.reason, "Accept", &condition.message).await;
+    tell(
+        context,
+        job,
+        EventType::Warning,
+        &condition.reason,
+        "Accept",
+        &condition.message,
+    )
+    .await;
     Ok(())
 }
 
 /// Applies these conditions as ours; those that we applied before and are not among them go, unless the coordinator
 /// applies them too.
 async fn write_conditions(context: &Context, job: &JobObject, conditions: &Value) -> Result<(), ApiError> {
-    let patch = applied(job, &json!({}), &json!({ "status": { "conditions": conditions } }));
+    let patch = applied(
+        job,
+        &json!({}),
+        &json!({ "status": { "conditions": conditions } }),
+    );
     let parameters = PatchParams::apply(names::OPERATOR_MANAGER).force();
     let api: Api<ProofJob> = Api::namespaced(context.client.clone(), &job.namespace().unwrap_or_default());
     let name = job.name_any();
-    let answer = async { api.patch_status(&name, &parameters, &Patch::Apply(patch)).await.map(|_| ()) };
+    let answer = async {
+        api.patch_status(&name, &parameters, &Patch::Apply(patch))
+            .await
+            .map(|_| ())
+    };
     call("write the status of a ProofJob", answer).await
 }
 
 async fn delete(context: &Context, job: &JobObject) -> Result<(), ApiError> {
     // Whoever changed the job meanwhile, for instance its time to live, is listened to first.
-    let preconditions = Preconditions { uid: job.uid(), resource_version: job.resource_version() };
-    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+    let preconditions = Preconditions {
+        uid: job.uid(),
+        resource_version: job.resource_version(),
+    };
+    let parameters = DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::background()
+    };
     let api = api(context, job);
-    call_opt("delete a ProofJob", api.delete(&job.name_any(), &parameters)).await.map(|_| ())
+    call_opt("delete a ProofJob", api.delete(&job.name_any(), &parameters))
+        .await
+        .map(|_| ())
 }
 
 async fn tell_held(context: &Context, job: &JobObject, tracker: Tracker) {
@@ -149,10 +198,25 @@ async fn tell_held(context: &Context, job: &JobObject, tracker: Tracker) {
         tracker.as_str(),
         names::TTL_DESPITE_GITOPS_ANNOTATION
     );
-    tell(context, job, EventType::Normal, reasons::TTL_HELD_BY_GITOPS, "Delete", &message).await;
+    tell(
+        context,
+        job,
+        EventType::Normal,
+        reasons::TTL_HELD_BY_GITOPS,
+        "Delete",
+        &message,
+    )
+    .await;
 }
 
-async fn tell(context: &Context, job: &JobObject, type_: EventType, reason: &str, action: &str, message: &str) {
+async fn tell(
+    context: &Context,
+    job: &JobObject,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    message: &str,
+) {
     let event = Event {
         type_,
         reason: reason.to_owned(),
@@ -160,7 +224,11 @@ async fn tell(context: &Context, job: &JobObject, type_: EventType, reason: &str
         action: action.to_owned(),
         secondary: None,
     };
-    let told = call("create an event", context.recorder.publish(&event, &job.object_ref(&()))).await;
+    let told = call(
+        "create an event",
+        context.recorder.publish(&event, &job.object_ref(&())),
+    )
+    .await;
     if let Err(error) = told {
         tracing::warn!(%error, "an event could not be written");
     }

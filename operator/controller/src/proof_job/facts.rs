@@ -22,7 +22,13 @@ use crate::{Caches, ClusterKey, Context};
 pub(super) fn cluster_of(job: &JobObject) -> ClusterKey {
     let own = job.metadata.namespace.as_deref().unwrap_or_default();
     ClusterKey {
-        namespace: job.spec.cluster_ref.namespace.as_deref().unwrap_or(own).to_owned(),
+        namespace: job
+            .spec
+            .cluster_ref
+            .namespace
+            .as_deref()
+            .unwrap_or(own)
+            .to_owned(),
         name: job.spec.cluster_ref.name.clone(),
     }
 }
@@ -32,16 +38,36 @@ pub(super) fn cluster_of(job: &JobObject) -> ClusterKey {
 enum Known {
     Absent,
     Unreadable,
-    Present { terminating_since: Option<Timestamp>, forced: bool, default_ttl: Option<i64>, allowed: AllowedNamespaces },
+    Present {
+        terminating_since: Option<Timestamp>,
+        forced: bool,
+        default_ttl: Option<i64>,
+        allowed: AllowedNamespaces,
+    },
 }
 
 fn known(clusters: &Store<DeserializeGuard<ProverCluster>>, key: &ClusterKey) -> Known {
-    let Some(guarded) = clusters.get(&reference(key)) else { return Known::Absent };
-    let Ok(cluster) = &guarded.0 else { return Known::Unreadable };
+    let Some(guarded) = clusters.get(&reference(key)) else {
+        return Known::Absent;
+    };
+    let Ok(cluster) = &guarded.0 else {
+        return Known::Unreadable;
+    };
     Known::Present {
-        terminating_since: cluster.metadata.deletion_timestamp.as_ref().map(|Time(time)| *time),
-        forced: cluster.annotations().get(names::FORCE_DELETE_ANNOTATION).is_some_and(|value| value == "true"),
-        default_ttl: cluster.spec.defaults.as_ref().and_then(|defaults| defaults.ttl_seconds_after_finished),
+        terminating_since: cluster
+            .metadata
+            .deletion_timestamp
+            .as_ref()
+            .map(|Time(time)| *time),
+        forced: cluster
+            .annotations()
+            .get(names::FORCE_DELETE_ANNOTATION)
+            .is_some_and(|value| value == "true"),
+        default_ttl: cluster
+            .spec
+            .defaults
+            .as_ref()
+            .and_then(|defaults| defaults.ttl_seconds_after_finished),
         allowed: cluster.spec.allowed_namespaces.clone().unwrap_or_default(),
     }
 }
@@ -53,16 +79,25 @@ pub(super) fn cluster_facts(job: &JobObject, caches: &Caches) -> ClusterFacts {
     match known(&caches.clusters, &key) {
         Known::Absent => ClusterFacts::NotFound,
         Known::Unreadable => ClusterFacts::Unknown,
-        Known::Present { terminating_since, forced, default_ttl, allowed } => {
+        Known::Present {
+            terminating_since,
+            forced,
+            default_ttl,
+            allowed,
+        } => {
             let namespaces = caches.namespaces.as_ref();
             match is_allowed(&allowed, &key.namespace, own, namespaces) {
                 None => ClusterFacts::Unknown,
                 Some(false) => ClusterFacts::NotAllowed,
                 Some(true) => match terminating_since {
-                    Some(since) => {
-                        ClusterFacts::Terminating { since, forced, default_ttl_seconds: default_ttl }
-                    }
-                    None => ClusterFacts::Takes { default_ttl_seconds: default_ttl },
+                    Some(since) => ClusterFacts::Terminating {
+                        since,
+                        forced,
+                        default_ttl_seconds: default_ttl,
+                    },
+                    None => ClusterFacts::Takes {
+                        default_ttl_seconds: default_ttl,
+                    },
                 },
             }
         }
@@ -81,8 +116,15 @@ fn is_allowed(
         NamespacesFrom::All => Some(true),
         NamespacesFrom::Selector => {
             let found = namespaces?.get(&ObjectRef::new(namespace))?;
-            let wanted = allowed.selector.iter().flat_map(|selector| &selector.match_labels);
-            Some(wanted.into_iter().all(|(name, value)| found.labels().get(name) == Some(value)))
+            let wanted = allowed
+                .selector
+                .iter()
+                .flat_map(|selector| &selector.match_labels);
+            Some(
+                wanted
+                    .into_iter()
+                    .all(|(name, value)| found.labels().get(name) == Some(value)),
+            )
         }
     }
 }
@@ -116,8 +158,17 @@ pub(super) async fn wake_concerned(context: Arc<Context>, queues: Queues) {
         let mut before: BTreeMap<String, (bool, BTreeMap<String, String>)> = BTreeMap::new();
         loop {
             let name = queues.namespaces.next().await.name;
-            let found = context.caches.namespaces.as_ref().and_then(|store| store.get(&ObjectRef::new(&name)));
-            let now = found.map(|found| (found.metadata.deletion_timestamp.is_some(), found.labels().clone()));
+            let found = context
+                .caches
+                .namespaces
+                .as_ref()
+                .and_then(|store| store.get(&ObjectRef::new(&name)));
+            let now = found.map(|found| {
+                (
+                    found.metadata.deletion_timestamp.is_some(),
+                    found.labels().clone(),
+                )
+            });
             if before.get(&name) == now.as_ref() {
                 continue;
             }
@@ -125,18 +176,28 @@ pub(super) async fn wake_concerned(context: Arc<Context>, queues: Queues) {
                 Some(now) => before.insert(name.clone(), now),
                 None => before.remove(&name),
             };
-            wake_jobs(&context.caches, &queues, |job| job.metadata.namespace.as_deref() == Some(name.as_str()));
+            wake_jobs(&context.caches, &queues, |job| {
+                job.metadata.namespace.as_deref() == Some(name.as_str())
+            });
             let choosing = context.caches.clusters.state_filter(|cluster| {
-                let allowed = cluster.0.as_ref().ok().and_then(|cluster| cluster.spec.allowed_namespaces.as_ref());
+                let allowed = cluster
+                    .0
+                    .as_ref()
+                    .ok()
+                    .and_then(|cluster| cluster.spec.allowed_namespaces.as_ref());
                 allowed.is_some_and(|allowed| allowed.from != NamespacesFrom::Same)
             });
-            queues.clusters.wake_all(choosing.iter().map(|cluster| key_of(cluster.as_ref())));
+            queues
+                .clusters
+                .wake_all(choosing.iter().map(|cluster| key_of(cluster.as_ref())));
         }
     };
     tokio::join!(clusters, namespaces);
 }
 
 fn wake_jobs(caches: &Caches, queues: &Queues, concerned: impl Fn(&JobObject) -> bool) {
-    let jobs = caches.jobs.state_filter(|job| job.0.as_ref().is_ok_and(&concerned));
+    let jobs = caches
+        .jobs
+        .state_filter(|job| job.0.as_ref().is_ok_and(&concerned));
     queues.jobs.wake_all(jobs.iter().map(|job| key_of(job.as_ref())));
 }

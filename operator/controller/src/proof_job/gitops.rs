@@ -46,7 +46,10 @@ impl Tracker {
 #[must_use]
 pub fn tracker(metadata: &ObjectMeta) -> Option<Tracker> {
     let has = |entries: &Option<BTreeMap<String, String>>, name: &str| {
-        entries.as_ref().and_then(|entries| entries.get(name)).is_some_and(|value| !value.is_empty())
+        entries
+            .as_ref()
+            .and_then(|entries| entries.get(name))
+            .is_some_and(|value| !value.is_empty())
     };
     let label = |name| has(&metadata.labels, name);
     let annotation = |name| has(&metadata.annotations, name);
@@ -66,8 +69,14 @@ mod tests {
     use super::*;
 
     fn labelled(labels: &[&str]) -> ObjectMeta {
-        let labels = labels.iter().map(|name| ((*name).to_owned(), "proofs".to_owned())).collect();
-        ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }
+        let labels = labels
+            .iter()
+            .map(|name| ((*name).to_owned(), "proofs".to_owned()))
+            .collect();
+        ObjectMeta {
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        }
     }
 
     #[test]
@@ -77,7 +86,10 @@ mod tests {
         argo.annotations = Some([(ARGO_TRACKING_ID.to_owned(), id)].into());
         assert_eq!(tracker(&argo), Some(Tracker::ArgoCd));
         assert_eq!(tracker(&labelled(&[FLUX_KUSTOMIZATION])), Some(Tracker::Flux));
-        assert_eq!(tracker(&labelled(&[FLUX_HELM_RELEASE, INSTANCE, MANAGED_BY])), Some(Tracker::Flux));
+        assert_eq!(
+            tracker(&labelled(&[FLUX_HELM_RELEASE, INSTANCE, MANAGED_BY])),
+            Some(Tracker::Flux)
+        );
     }
 
     #[test]

@@ -47,7 +47,12 @@ pub(crate) async fn run(context: Arc<Context>, queues: Queues, stop: Cancellatio
         let context = Arc::clone(&context);
         move |job| look_at(job, Arc::clone(&context), Arc::clone(&told))
     };
-    let looks = driver.run(context.caches.jobs.clone(), Arc::clone(&queues.jobs), stop.cancelled_owned(), look);
+    let looks = driver.run(
+        context.caches.jobs.clone(),
+        Arc::clone(&queues.jobs),
+        stop.cancelled_owned(),
+        look,
+    );
     tokio::select! {
         () = looks => {}
         () = facts::wake_concerned(Arc::clone(&context), queues) => {}
@@ -72,15 +77,19 @@ async fn look_at(
     let terminating = facts::is_terminating(namespace, context.caches.namespaces.as_ref());
     match plan(job, &cluster, terminating, now) {
         JobPlan::Idle { until: None, .. } => Ok(Action::await_change()),
-        JobPlan::Idle { until: Some(until), .. } => {
+        JobPlan::Idle {
+            until: Some(until), ..
+        } => {
             let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
             Ok(Action::requeue(wait.min(LONGEST_WAIT)))
         }
-        due => execute(&context, job, &due, &told).await.map_err(|error| Failure {
-            category: error.category(),
-            retry: error.retry(),
-            message: error.to_string(),
-        }),
+        due => execute(&context, job, &due, &told)
+            .await
+            .map_err(|error| Failure {
+                category: error.category(),
+                retry: error.retry(),
+                message: error.to_string(),
+            }),
     }
 }
 

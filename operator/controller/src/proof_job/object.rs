@@ -59,7 +59,10 @@ impl JobObject {
     /// Whether this operator looks after the object. Nothing is ever written to one that another looks after.
     #[must_use]
     pub fn is_managed_by_us(&self) -> bool {
-        self.spec.managed_by.as_deref().is_none_or(|manager| manager == MANAGED_BY_US)
+        self.spec
+            .managed_by
+            .as_deref()
+            .is_none_or(|manager| manager == MANAGED_BY_US)
     }
 }
 
@@ -87,7 +90,10 @@ pub fn trim(job: &mut DeserializeGuard<JobObject>) {
 /// Whether this entry says that the operator owns the condition `Accepted`.
 fn wrote_accepted(entry: &ManagedFieldsEntry) -> bool {
     let condition = format!(r#"k:{{"type":"{}"}}"#, conditions::ACCEPTED);
-    let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.pointer("/f:status/f:conditions"));
+    let fields = entry
+        .fields_v1
+        .as_ref()
+        .and_then(|fields| fields.0.pointer("/f:status/f:conditions"));
     entry.manager.as_deref() == Some(names::OPERATOR_MANAGER)
         && entry.subresource.as_deref() == Some("status")
         && fields.is_some_and(|fields| fields.get(&condition).is_some())

@@ -121,7 +121,11 @@ pub fn plan(job: &JobObject, cluster: &ClusterFacts, namespace_terminating: bool
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
-    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == names::JOB_FINALIZER)
+    metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == names::JOB_FINALIZER)
 }
 
 fn plan_deleted(
@@ -146,27 +150,43 @@ fn plan_deleted(
     } else if now >= until {
         ReleaseReason::WaitedLongEnough
     } else {
-        return JobPlan::Idle { reason: IdleReason::Collecting, until: Some(until) };
+        return JobPlan::Idle {
+            reason: IdleReason::Collecting,
+            until: Some(until),
+        };
     };
     JobPlan::RemoveFinalizer(reason)
 }
 
 fn plan_finished(job: &JobObject, cluster: &ClusterFacts, now: Timestamp) -> JobPlan {
     let default = match cluster {
-        ClusterFacts::Takes { default_ttl_seconds } | ClusterFacts::Terminating { default_ttl_seconds, .. } => {
-            *default_ttl_seconds
-        }
+        ClusterFacts::Takes { default_ttl_seconds }
+        | ClusterFacts::Terminating {
+            default_ttl_seconds, ..
+        } => *default_ttl_seconds,
         ClusterFacts::NotAllowed | ClusterFacts::NotFound | ClusterFacts::Unknown => None,
     };
-    let ttl = job.spec.ttl_seconds_after_finished.or(default).and_then(|seconds| u64::try_from(seconds).ok());
-    let (Some(ttl), Some(finished_at)) = (ttl, finished_at(job)) else { return idle(IdleReason::InOrder) };
+    let ttl = job
+        .spec
+        .ttl_seconds_after_finished
+        .or(default)
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    let (Some(ttl), Some(finished_at)) = (ttl, finished_at(job)) else {
+        return idle(IdleReason::InOrder);
+    };
     let until = later(finished_at, ttl);
     if now < until {
-        return JobPlan::Idle { reason: IdleReason::TimeToLive, until: Some(until) };
+        return JobPlan::Idle {
+            reason: IdleReason::TimeToLive,
+            until: Some(until),
+        };
     }
-    let despite = job.metadata.annotations.iter().flatten().any(|(name, value)| {
-        name == names::TTL_DESPITE_GITOPS_ANNOTATION && value == "true"
-    });
+    let despite = job
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(name, value)| name == names::TTL_DESPITE_GITOPS_ANNOTATION && value == "true");
     match tracker(&job.metadata) {
         Some(tracker) if !despite => JobPlan::HeldByGitOps(tracker),
         _ => JobPlan::Delete,
@@ -182,7 +202,8 @@ fn finished_at(job: &JobObject) -> Option<Timestamp> {
 }
 
 fn later(time: Timestamp, seconds: u64) -> Timestamp {
-    time.checked_add(Duration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+    time.checked_add(Duration::from_secs(seconds))
+        .unwrap_or(Timestamp::MAX)
 }
 
 /// The condition that says why no ProverCluster takes the job. None where one may; `Some(None)` where it is there already.
@@ -195,11 +216,15 @@ fn refusal(job: &JobObject, cluster: &ClusterFacts, now: Timestamp) -> Option<Op
         ClusterFacts::Takes { .. } | ClusterFacts::Unknown => return None,
         ClusterFacts::NotFound => (
             reasons::CLUSTER_NOT_FOUND,
-            format!("there is no ProverCluster {name} in namespace {namespace}: create it, or name another in a new job"),
+            format!(
+                "there is no ProverCluster {name} in namespace {namespace}: create it, or name another in a new job"
+            ),
         ),
         ClusterFacts::NotAllowed => (
             reasons::NAMESPACE_NOT_ALLOWED,
-            format!("the ProverCluster {namespace}/{name} takes no jobs of namespace {own}: see its allowedNamespaces"),
+            format!(
+                "the ProverCluster {namespace}/{name} takes no jobs of namespace {own}: see its allowedNamespaces"
+            ),
         ),
         ClusterFacts::Terminating { since, .. } => {
             // What was there before, its coordinator still finishes.
@@ -208,7 +233,10 @@ fn refusal(job: &JobObject, cluster: &ClusterFacts, now: Timestamp) -> Option<Op
             if accepted || created.is_none_or(|created| created <= *since) {
                 return None;
             }
-            (reasons::CLUSTER_TERMINATING, format!("the ProverCluster {namespace}/{name} is being deleted"))
+            (
+                reasons::CLUSTER_TERMINATING,
+                format!("the ProverCluster {namespace}/{name} is being deleted"),
+            )
         }
     };
     if present.is_some_and(|condition| condition.status == "False" && condition.reason == reason) {
@@ -269,10 +297,16 @@ mod tests {
         job
     }
 
-    const TAKES: ClusterFacts = ClusterFacts::Takes { default_ttl_seconds: None };
+    const TAKES: ClusterFacts = ClusterFacts::Takes {
+        default_ttl_seconds: None,
+    };
 
     fn terminating(forced: bool) -> ClusterFacts {
-        ClusterFacts::Terminating { since: at(900), forced, default_ttl_seconds: None }
+        ClusterFacts::Terminating {
+            since: at(900),
+            forced,
+            default_ttl_seconds: None,
+        }
     }
 
     #[test]
@@ -282,7 +316,10 @@ mod tests {
             job.metadata.finalizers = None;
             job.spec.managed_by = Some("kueue.x-k8s.io/multikueue".to_owned());
             for cluster in [TAKES, ClusterFacts::NotFound] {
-                assert_eq!(plan(&job, &cluster, true, at(9_999)), idle(IdleReason::ManagedByOther));
+                assert_eq!(
+                    plan(&job, &cluster, true, at(9_999)),
+                    idle(IdleReason::ManagedByOther)
+                );
             }
         }
     }
@@ -298,15 +335,27 @@ mod tests {
     #[test]
     fn a_deleted_job_waits_for_its_artifacts_but_not_for_ever() {
         let until = Some(at(1_060));
-        let waits = JobPlan::Idle { reason: IdleReason::Collecting, until };
+        let waits = JobPlan::Idle {
+            reason: IdleReason::Collecting,
+            until,
+        };
         assert_eq!(plan(&deleted(), &TAKES, false, at(1_059)), waits);
         assert_eq!(plan(&deleted(), &terminating(false), false, at(1_059)), waits);
         assert_eq!(plan(&deleted(), &ClusterFacts::Unknown, false, at(1_059)), waits);
         let release = |reason| JobPlan::RemoveFinalizer(reason);
-        assert_eq!(plan(&deleted(), &TAKES, false, at(1_060)), release(ReleaseReason::WaitedLongEnough));
+        assert_eq!(
+            plan(&deleted(), &TAKES, false, at(1_060)),
+            release(ReleaseReason::WaitedLongEnough)
+        );
         let collected = with_condition(deleted(), conditions::ARTIFACTS_COLLECTED, "True", "Collected");
-        assert_eq!(plan(&collected, &TAKES, false, at(1_001)), release(ReleaseReason::ArtifactsCollected));
-        assert_eq!(plan(&deleted(), &TAKES, true, at(1_001)), release(ReleaseReason::NamespaceTerminating));
+        assert_eq!(
+            plan(&collected, &TAKES, false, at(1_001)),
+            release(ReleaseReason::ArtifactsCollected)
+        );
+        assert_eq!(
+            plan(&deleted(), &TAKES, true, at(1_001)),
+            release(ReleaseReason::NamespaceTerminating)
+        );
         assert_eq!(
             plan(&deleted(), &ClusterFacts::NotFound, false, at(1_001)),
             release(ReleaseReason::ClusterGone)
@@ -321,33 +370,54 @@ mod tests {
     fn a_deleted_job_without_our_finalizer_is_left_to_the_others() {
         let mut job = deleted();
         job.metadata.finalizers = Some(vec!["other.example/finalizer".to_owned()]);
-        assert_eq!(plan(&job, &ClusterFacts::NotFound, false, at(5_000)), idle(IdleReason::InOrder));
+        assert_eq!(
+            plan(&job, &ClusterFacts::NotFound, false, at(5_000)),
+            idle(IdleReason::InOrder)
+        );
     }
 
     #[test]
     fn a_finished_job_is_deleted_when_its_time_is_over() {
         let job = finished(Some(60));
-        let waits = JobPlan::Idle { reason: IdleReason::TimeToLive, until: Some(at(160)) };
+        let waits = JobPlan::Idle {
+            reason: IdleReason::TimeToLive,
+            until: Some(at(160)),
+        };
         assert_eq!(plan(&job, &TAKES, false, at(159)), waits);
         assert_eq!(plan(&job, &TAKES, false, at(160)), JobPlan::Delete);
-        assert_eq!(plan(&job, &ClusterFacts::NotFound, false, at(160)), JobPlan::Delete);
+        assert_eq!(
+            plan(&job, &ClusterFacts::NotFound, false, at(160)),
+            JobPlan::Delete
+        );
         assert_eq!(plan(&finished(Some(0)), &TAKES, false, at(100)), JobPlan::Delete);
     }
 
     #[test]
     fn the_time_to_live_of_the_cluster_holds_for_jobs_that_name_none() {
-        let cluster = ClusterFacts::Takes { default_ttl_seconds: Some(10) };
+        let cluster = ClusterFacts::Takes {
+            default_ttl_seconds: Some(10),
+        };
         assert_eq!(plan(&finished(None), &cluster, false, at(110)), JobPlan::Delete);
-        let waits = JobPlan::Idle { reason: IdleReason::TimeToLive, until: Some(at(160)) };
+        let waits = JobPlan::Idle {
+            reason: IdleReason::TimeToLive,
+            until: Some(at(160)),
+        };
         assert_eq!(plan(&finished(Some(60)), &cluster, false, at(110)), waits);
-        assert_eq!(plan(&finished(None), &TAKES, false, at(999_999)), idle(IdleReason::InOrder));
+        assert_eq!(
+            plan(&finished(None), &TAKES, false, at(999_999)),
+            idle(IdleReason::InOrder)
+        );
     }
 
     #[test]
     fn a_job_that_git_keeps_is_not_deleted_unless_it_says_so() {
         let mut job = finished(Some(0));
-        job.metadata.labels = Some([("kustomize.toolkit.fluxcd.io/name".to_owned(), "apps".to_owned())].into());
-        assert_eq!(plan(&job, &TAKES, false, at(200)), JobPlan::HeldByGitOps(Tracker::Flux));
+        job.metadata.labels =
+            Some([("kustomize.toolkit.fluxcd.io/name".to_owned(), "apps".to_owned())].into());
+        assert_eq!(
+            plan(&job, &TAKES, false, at(200)),
+            JobPlan::HeldByGitOps(Tracker::Flux)
+        );
         let annotation = (names::TTL_DESPITE_GITOPS_ANNOTATION.to_owned(), "true".to_owned());
         job.metadata.annotations = Some([annotation].into());
         assert_eq!(plan(&job, &TAKES, false, at(200)), JobPlan::Delete);
@@ -362,7 +432,10 @@ mod tests {
             let JobPlan::Refuse(condition) = plan(&mk_job(), &cluster, false, at(70)) else {
                 panic!("{reason} is not told")
             };
-            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", reason));
+            assert_eq!(
+                (condition.status.as_str(), condition.reason.as_str()),
+                ("False", reason)
+            );
             assert_eq!(condition.last_transition_time, Time(at(70)));
             let told = with_condition(mk_job(), conditions::ACCEPTED, "False", reason);
             assert_eq!(plan(&told, &cluster, false, at(80)), idle(IdleReason::InOrder));
@@ -371,7 +444,12 @@ mod tests {
 
     #[test]
     fn another_reason_keeps_the_transition_time() {
-        let told = with_condition(mk_job(), conditions::ACCEPTED, "False", reasons::NAMESPACE_NOT_ALLOWED);
+        let told = with_condition(
+            mk_job(),
+            conditions::ACCEPTED,
+            "False",
+            reasons::NAMESPACE_NOT_ALLOWED,
+        );
         let JobPlan::Refuse(condition) = plan(&told, &ClusterFacts::NotFound, false, at(70)) else {
             panic!("the new reason is not told")
         };
@@ -381,16 +459,30 @@ mod tests {
     #[test]
     fn a_cluster_that_is_going_refuses_only_what_came_later() {
         let mut job = mk_job();
-        assert_eq!(plan(&job, &terminating(false), false, at(950)), idle(IdleReason::InOrder));
+        assert_eq!(
+            plan(&job, &terminating(false), false, at(950)),
+            idle(IdleReason::InOrder)
+        );
         job.metadata.creation_timestamp = Some(Time(at(901)));
-        assert!(matches!(plan(&job, &terminating(false), false, at(950)), JobPlan::Refuse(_)));
+        assert!(matches!(
+            plan(&job, &terminating(false), false, at(950)),
+            JobPlan::Refuse(_)
+        ));
         let accepted = with_condition(job, conditions::ACCEPTED, "True", reasons::ACCEPTED);
-        assert_eq!(plan(&accepted, &terminating(false), false, at(950)), idle(IdleReason::InOrder));
+        assert_eq!(
+            plan(&accepted, &terminating(false), false, at(950)),
+            idle(IdleReason::InOrder)
+        );
     }
 
     #[test]
     fn what_we_said_is_taken_back_once_a_cluster_takes_the_job() {
-        let mut job = with_condition(mk_job(), conditions::ACCEPTED, "False", reasons::CLUSTER_NOT_FOUND);
+        let mut job = with_condition(
+            mk_job(),
+            conditions::ACCEPTED,
+            "False",
+            reasons::CLUSTER_NOT_FOUND,
+        );
         job.we_wrote_status = true;
         assert_eq!(plan(&job, &TAKES, false, at(70)), JobPlan::LeaveToCoordinator);
         job.we_wrote_status = false;
@@ -399,6 +491,9 @@ mod tests {
 
     #[test]
     fn nothing_is_concluded_from_a_cluster_that_cannot_be_read() {
-        assert_eq!(plan(&mk_job(), &ClusterFacts::Unknown, false, at(70)), idle(IdleReason::InOrder));
+        assert_eq!(
+            plan(&mk_job(), &ClusterFacts::Unknown, false, at(70)),
+            idle(IdleReason::InOrder)
+        );
     }
 }

@@ -59,7 +59,12 @@ pub(super) async fn execute(
 ) -> Result<(), ScaleError> {
     // Before anything goes: whoever shall go must take nothing new, and whoever stays must work.
     if let Some(pods) = state.and_then(|state| leaving_to_tell(decision, state)) {
-        tracing::info!(namespace = key.namespace, name = key.name, ?pods, "workers that leave");
+        tracing::info!(
+            namespace = key.namespace,
+            name = key.name,
+            ?pods,
+            "workers that leave"
+        );
         plane.set_leaving(pods).await?;
     }
     for (name, decided) in &decision.deployments {
@@ -69,7 +74,9 @@ pub(super) async fn execute(
             ScaleDecision::MarkLeaving { .. } => {}
             ScaleDecision::Up { to, .. } => scale(context, key, name, *to, why).await?,
             ScaleDecision::Down { to, pods, .. } => {
-                let Some(deployment) = deployment(facts, name) else { continue };
+                let Some(deployment) = deployment(facts, name) else {
+                    continue;
+                };
                 // Kubernetes chooses by what it sees: replicas go down once the prices are to be seen in the cache.
                 if !mark(context, key, deployment, pods).await? {
                     scale(context, key, name, *to, why).await?;
@@ -83,7 +90,12 @@ pub(super) async fn execute(
 
 /// The workers that shall leave, where that is not what the coordinator has. Workers that it does not know are left out.
 fn leaving_to_tell(decision: &ClusterDecision, state: &ClusterState) -> Option<Vec<String>> {
-    let known = |leaving: bool| state.workers.iter().filter(move |worker| !leaving || worker.leaving);
+    let known = |leaving: bool| {
+        state
+            .workers
+            .iter()
+            .filter(move |worker| !leaving || worker.leaving)
+    };
     let has: BTreeSet<&str> = known(true).map(|worker| worker.pod.as_str()).collect();
     let pods = known(false).map(|worker| worker.pod.as_str());
     let wanted: BTreeSet<&str> = pods.filter(|pod| decision.leaving.contains(*pod)).collect();
@@ -92,7 +104,9 @@ fn leaving_to_tell(decision: &ClusterDecision, state: &ClusterState) -> Option<V
 
 fn deployment<'a>(facts: &'a ClusterFacts, name: &str) -> Option<&'a DeploymentFacts> {
     let groups = facts.groups.iter().filter_map(|group| group.deployment.as_ref());
-    groups.chain(facts.old.iter().map(|old| &old.deployment)).find(|deployment| deployment.name == name)
+    groups
+        .chain(facts.old.iter().map(|old| &old.deployment))
+        .find(|deployment| deployment.name == name)
 }
 
 /// Makes these pods the cheapest to take away, and all others of the Deployment dear again. Answers whether anything had
@@ -104,7 +118,10 @@ async fn mark(
     victims: &[String],
 ) -> Result<bool, ApiError> {
     let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(context.client.clone(), &key.namespace);
-    let parameters = PatchParams { field_manager: Some(names::SCALER_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = PatchParams {
+        field_manager: Some(names::SCALER_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     let mut written = false;
     for pod in deployment.present() {
         let wanted = victims.contains(&pod.name);
@@ -125,7 +142,14 @@ async fn mark(
 }
 
 async fn scale(context: &Context, key: &ClusterKey, name: &str, to: u32, why: &str) -> Result<(), ApiError> {
-    tracing::info!(namespace = key.namespace, cluster = key.name, deployment = name, to, why, "replicas");
+    tracing::info!(
+        namespace = key.namespace,
+        cluster = key.name,
+        deployment = name,
+        to,
+        why,
+        "replicas"
+    );
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
     let patch = json!({
         "apiVersion": "autoscaling/v1",
@@ -134,7 +158,12 @@ async fn scale(context: &Context, key: &ClusterKey, name: &str, to: u32, why: &s
         "spec": { "replicas": to },
     });
     let parameters = PatchParams::apply(names::SCALER_MANAGER).force();
-    match call("write the replicas of a Deployment", api.patch_scale(name, &parameters, &Patch::Apply(patch))).await {
+    match call(
+        "write the replicas of a Deployment",
+        api.patch_scale(name, &parameters, &Patch::Apply(patch)),
+    )
+    .await
+    {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),

@@ -10,7 +10,9 @@ use kube::ResourceExt;
 use prover_crds::{CapacityType, ProverCluster, ScalingMode, WorkerGroup, names};
 use prover_wire::operator_plane::{ClusterState, GroupWork};
 
-use super::model::{ClusterFacts, DeploymentFacts, GroupFacts, Mode, Native, OldFacts, PodFacts, Work, Worker};
+use super::model::{
+    ClusterFacts, DeploymentFacts, GroupFacts, Mode, Native, OldFacts, PodFacts, Work, Worker,
+};
 use crate::prover_cluster::revisions::{Retirement, WorkerRevision, revisions};
 use crate::{Caches, ClusterKey};
 
@@ -28,20 +30,27 @@ pub(super) fn gather(
     caches: &Caches,
     state: Option<&ClusterState>,
 ) -> ClusterFacts {
-    let deployments = caches.deployments.state_filter(|deployment| is_of(deployment, key));
+    let deployments = caches
+        .deployments
+        .state_filter(|deployment| is_of(deployment, key));
     let pods = caches.pods.state_filter(|pod| is_of(pod, key));
     let current = current_deployments(cluster);
     let workers: BTreeMap<&str, Worker> = state
         .into_iter()
         .flat_map(|state| &state.workers)
         .map(|worker| {
-            let known =
-                Worker { connected: worker.connected, leaving: worker.leaving, attempts: worker.attempts };
+            let known = Worker {
+                connected: worker.connected,
+                leaving: worker.leaving,
+                attempts: worker.attempts,
+            };
             (worker.pod.as_str(), known)
         })
         .collect();
     let facts_of = |name: &str| {
-        let deployment = deployments.iter().find(|deployment| deployment.name_any() == name)?;
+        let deployment = deployments
+            .iter()
+            .find(|deployment| deployment.name_any() == name)?;
         Some(deployment_facts(deployment, &pods, &workers))
     };
     let order = order(&cluster.spec.worker_groups);
@@ -56,7 +65,11 @@ pub(super) fn gather(
     };
     let all = revisions(&deployments, &pods, state, &current);
     let old_facts = |revision: &WorkerRevision| {
-        let group = cluster.spec.worker_groups.iter().find(|group| group.name == revision.group);
+        let group = cluster
+            .spec
+            .worker_groups
+            .iter()
+            .find(|group| group.name == revision.group);
         Some(OldFacts {
             devices: group.map_or(1, devices),
             deployment: facts_of(&revision.deployment)?,
@@ -65,9 +78,21 @@ pub(super) fn gather(
     };
     let limits = cluster.spec.limits.as_ref();
     ClusterFacts {
-        groups: cluster.spec.worker_groups.iter().enumerate().map(group_facts).collect(),
-        old: all.iter().filter(|revision| !revision.is_current()).filter_map(old_facts).collect(),
-        max_devices: limits.and_then(|limits| limits.max_devices).and_then(|devices| u32::try_from(devices).ok()),
+        groups: cluster
+            .spec
+            .worker_groups
+            .iter()
+            .enumerate()
+            .map(group_facts)
+            .collect(),
+        old: all
+            .iter()
+            .filter(|revision| !revision.is_current())
+            .filter_map(old_facts)
+            .collect(),
+        max_devices: limits
+            .and_then(|limits| limits.max_devices)
+            .and_then(|devices| u32::try_from(devices).ok()),
         fresh: state.is_some(),
     }
 }
@@ -75,13 +100,18 @@ pub(super) fn gather(
 /// The Deployment of the current revision of each group.
 fn current_deployments(cluster: &ProverCluster) -> BTreeMap<String, String> {
     let groups = cluster.status.iter().flat_map(|status| &status.groups);
-    groups.filter_map(|group| Some((group.name.clone(), group.deployment.clone()?))).collect()
+    groups
+        .filter_map(|group| Some((group.name.clone(), group.deployment.clone()?)))
+        .collect()
 }
 
 fn is_of<K: kube::Resource>(object: &K, key: &ClusterKey) -> bool {
     object.namespace().as_deref() == Some(key.namespace.as_str())
         && object.labels().get(names::CLUSTER_LABEL) == Some(&key.name)
-        && object.labels().get(names::COMPONENT_LABEL).is_some_and(|component| component == names::WORKER)
+        && object
+            .labels()
+            .get(names::COMPONENT_LABEL)
+            .is_some_and(|component| component == names::WORKER)
 }
 
 fn unsigned(number: i32) -> u32 {
@@ -89,14 +119,19 @@ fn unsigned(number: i32) -> u32 {
 }
 
 fn mode(group: &WorkerGroup) -> Mode {
-    let Some(scaling) = &group.scaling else { return Mode::Fixed(group.replicas.map_or(1, unsigned)) };
+    let Some(scaling) = &group.scaling else {
+        return Mode::Fixed(group.replicas.map_or(1, unsigned));
+    };
     match scaling.mode {
         ScalingMode::Hpa => Mode::Foreign("HPA"),
         ScalingMode::Keda => Mode::Foreign("KEDA"),
         ScalingMode::Native => Mode::Native(Native {
             min: scaling.min_replicas.map_or(0, unsigned),
             max: unsigned(scaling.max_replicas),
-            target_seconds: scaling.target_seconds.map_or(DEFAULT_TARGET_SECONDS, unsigned).max(1),
+            target_seconds: scaling
+                .target_seconds
+                .map_or(DEFAULT_TARGET_SECONDS, unsigned)
+                .max(1),
             cooldown_ms: scaling
                 .cooldown_seconds
                 .and_then(|seconds| u64::try_from(seconds).ok())
@@ -116,21 +151,31 @@ fn devices(group: &WorkerGroup) -> u32 {
 fn order(groups: &[WorkerGroup]) -> Vec<u32> {
     let rank = |index: usize| {
         let group = &groups[index];
-        let price = group.cost.as_ref().and_then(|price| millionths(&price.per_hour)).unwrap_or(u64::MAX);
+        let price = group
+            .cost
+            .as_ref()
+            .and_then(|price| millionths(&price.per_hour))
+            .unwrap_or(u64::MAX);
         let per_device = price / u64::from(devices(group));
         (per_device, group.capacity_type != CapacityType::Spot, index)
     };
     let mut sorted: Vec<usize> = (0..groups.len()).collect();
     sorted.sort_by_key(|index| rank(*index));
     let position = |index: usize| sorted.iter().position(|other| *other == index).unwrap_or(index);
-    (0..groups.len()).map(|index| u32::try_from(position(index)).unwrap_or(u32::MAX)).collect()
+    (0..groups.len())
+        .map(|index| u32::try_from(position(index)).unwrap_or(u32::MAX))
+        .collect()
 }
 
 /// A decimal number with at most six digits after its point, in millionths.
 fn millionths(decimal: &str) -> Option<u64> {
     let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
     let fraction: u64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
-    whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(fraction)
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1_000_000)?
+        .checked_add(fraction)
 }
 
 fn work(work: Option<&GroupWork>) -> Work {
@@ -140,7 +185,11 @@ fn work(work: Option<&GroupWork>) -> Work {
         waiting_tasks: work.waiting_tasks,
         running_tasks: work.running_tasks,
         // What is no number says nothing.
-        device_seconds: if seconds.is_finite() { seconds.max(0.0) } else { 0.0 },
+        device_seconds: if seconds.is_finite() {
+            seconds.max(0.0)
+        } else {
+            0.0
+        },
         jobs_without_worker: work.jobs_without_worker,
     }
 }
@@ -155,11 +204,23 @@ fn deployment_facts(
             .iter()
             .all(|label| pod.labels().get(*label) == deployment.labels().get(*label))
     };
-    let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let mut pods: Vec<PodFacts> =
-        pods.iter().filter(same).filter(|pod| !has_ended(pod)).map(|pod| pod_facts(pod, workers)).collect();
+    let replicas = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
+    let mut pods: Vec<PodFacts> = pods
+        .iter()
+        .filter(same)
+        .filter(|pod| !has_ended(pod))
+        .map(|pod| pod_facts(pod, workers))
+        .collect();
     pods.sort_by(|one, other| one.name.cmp(&other.name));
-    DeploymentFacts { name: deployment.name_any(), replicas: unsigned(replicas), pods }
+    DeploymentFacts {
+        name: deployment.name_any(),
+        replicas: unsigned(replicas),
+        pods,
+    }
 }
 
 /// Evicted pods stay as a record; they are no workers any more.
@@ -170,14 +231,21 @@ fn has_ended(pod: &Pod) -> bool {
 
 fn pod_facts(pod: &Pod, workers: &BTreeMap<&str, Worker>) -> PodFacts {
     let name = pod.name_any();
-    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    let conditions = pod
+        .status
+        .iter()
+        .filter_map(|status| status.conditions.as_ref())
+        .flatten();
     let mut ready = false;
     let mut unschedulable_since_ms = None;
     for condition in conditions {
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Ready", "True") => ready = true,
             ("PodScheduled", "False") => {
-                let since = condition.last_transition_time.as_ref().map(|Time(time)| time.as_millisecond());
+                let since = condition
+                    .last_transition_time
+                    .as_ref()
+                    .map(|Time(time)| time.as_millisecond());
                 unschedulable_since_ms = since.and_then(|since| u64::try_from(since).ok());
             }
             _ => {}
@@ -189,7 +257,10 @@ fn pod_facts(pod: &Pod, workers: &BTreeMap<&str, Worker>) -> PodFacts {
         ready,
         unschedulable_since_ms,
         worker: workers.get(name.as_str()).copied(),
-        marked: pod.annotations().get(DELETION_COST).is_some_and(|cost| cost == VICTIM_COST),
+        marked: pod
+            .annotations()
+            .get(DELETION_COST)
+            .is_some_and(|cost| cost == VICTIM_COST),
         name,
     }
 }

@@ -87,7 +87,9 @@ pub(crate) async fn run(context: Arc<Context>, queues: Queues, stop: Cancellatio
 
 impl Scaler {
     async fn look_at(&self, cluster: Arc<DeserializeGuard<ProverCluster>>) -> Result<Action, Failure> {
-        let Ok(cluster) = &cluster.0 else { return Ok(Action::await_change()) };
+        let Ok(cluster) = &cluster.0 else {
+            return Ok(Action::await_change());
+        };
         let key = key_of(cluster);
         let scaled = self.scaled(&key).await;
         let state = scaled.plane.state();
@@ -97,8 +99,14 @@ impl Scaler {
             let mut history = scaled.history.lock().unwrap_or_else(PoisonError::into_inner);
             plan_cluster(&facts, &mut history, now_ms)
         };
-        let executed =
-            execute(&self.context, &key, &facts, &decision, (&scaled.plane, state.as_deref())).await;
+        let executed = execute(
+            &self.context,
+            &key,
+            &facts,
+            &decision,
+            (&scaled.plane, state.as_deref()),
+        )
+        .await;
         executed.map_err(|error: ScaleError| Failure {
             category: error.category(),
             retry: error.retry(),
@@ -114,14 +122,22 @@ impl Scaler {
         if let Some(scaled) = clusters.get(key) {
             return Arc::clone(scaled);
         }
-        let plane =
-            Plane::new(key.clone(), Arc::clone(&self.context), Arc::clone(&self.dial), self.queues.clone());
+        let plane = Plane::new(
+            key.clone(),
+            Arc::clone(&self.context),
+            Arc::clone(&self.dial),
+            self.queues.clone(),
+        );
         let plane = Arc::new(plane);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let listening = Arc::clone(&plane);
         streams.spawn(async move { listening.listen(stopped).await });
-        let scaled = Arc::new(Scaled { plane, history: Mutex::default(), _stop: stop.drop_guard() });
+        let scaled = Arc::new(Scaled {
+            plane,
+            history: Mutex::default(),
+            _stop: stop.drop_guard(),
+        });
         clusters.insert(key.clone(), Arc::clone(&scaled));
         scaled
     }

@@ -96,7 +96,10 @@ impl DeploymentFacts {
 
     /// Workers that have an attempt.
     pub(super) fn busy(&self) -> u32 {
-        count(self.present().filter(|pod| pod.worker.is_some_and(|worker| worker.attempts > 0)))
+        count(
+            self.present()
+                .filter(|pod| pod.worker.is_some_and(|worker| worker.attempts > 0)),
+        )
     }
 
     /// Workers that have a node.

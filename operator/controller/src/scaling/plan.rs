@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::model::{
-    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, PodFacts, ScaleDecision,
-    ScaleReason, Work, count,
+    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, PodFacts,
+    ScaleDecision, ScaleReason, Work, count,
 };
 
 /// How long pods of a group may wait for a node until the next group gets the work.
@@ -43,15 +43,22 @@ impl GroupHistory {
         if self.wanted.back().is_none_or(|(_, last)| *last != wanted) {
             self.wanted.push_back((now_ms, wanted));
         }
-        if self.wanted.len() > LONGEST_HISTORY {
-            if let Some((time, oldest)) = self.wanted.pop_front() {
-                if let Some(next) = self.wanted.front_mut() {
-                    *next = (time, next.1.max(oldest));
-                }
-            }
+        let oldest = if self.wanted.len() > LONGEST_HISTORY {
+            self.wanted.pop_front()
+        } else {
+            None
+        };
+        if let (Some((time, oldest)), Some(next)) = (oldest, self.wanted.front_mut()) {
+            *next = (time, next.1.max(oldest));
         }
         let covered = self.wanted.front().is_some_and(|(time, _)| *time <= begin);
-        covered.then(|| self.wanted.iter().map(|(_, wanted)| *wanted).max().unwrap_or(wanted))
+        covered.then(|| {
+            self.wanted
+                .iter()
+                .map(|(_, wanted)| *wanted)
+                .max()
+                .unwrap_or(wanted)
+        })
     }
 }
 
@@ -73,7 +80,9 @@ pub fn plan_cluster(facts: &ClusterFacts, history: &mut History, now_ms: u64) ->
     let mut granted: BTreeMap<usize, u32> = BTreeMap::new();
     for index in order {
         let group = &facts.groups[index];
-        let Some(deployment) = &group.deployment else { continue };
+        let Some(deployment) = &group.deployment else {
+            continue;
+        };
         let room = room(facts, &granted, index);
         let (decided, leaving) = decide_group(facts, group, deployment, wanted[index], history, room, now_ms);
         let reached = match &decided {
@@ -88,7 +97,12 @@ pub fn plan_cluster(facts: &ClusterFacts, history: &mut History, now_ms: u64) ->
         let (decided, leaving) = if old.leaves {
             shrink(&old.deployment, 0, ScaleReason::OldRevision, true, facts.fresh)
         } else {
-            (ScaleDecision::Keep { reason: KeepReason::Needed }, kept_leaving(&old.deployment))
+            (
+                ScaleDecision::Keep {
+                    reason: KeepReason::Needed,
+                },
+                kept_leaving(&old.deployment),
+            )
         };
         decision.leaving.extend(leaving);
         decision.deployments.push((old.deployment.name.clone(), decided));
@@ -99,11 +113,21 @@ pub fn plan_cluster(facts: &ClusterFacts, history: &mut History, now_ms: u64) ->
 /// Devices that a group may have at most besides those of all others; none where there is no limit.
 fn room(facts: &ClusterFacts, granted: &BTreeMap<usize, u32>, own: usize) -> Option<u32> {
     let limit = facts.max_devices?;
-    let groups = facts.groups.iter().enumerate().filter(|(index, _)| *index != own).map(|(index, group)| {
-        let capacity = group.deployment.as_ref().map_or(0, DeploymentFacts::capacity);
-        capacity.max(granted.get(&index).copied().unwrap_or(0)).saturating_mul(group.devices)
-    });
-    let old = facts.old.iter().map(|old| old.deployment.capacity().saturating_mul(old.devices));
+    let groups = facts
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| *index != own)
+        .map(|(index, group)| {
+            let capacity = group.deployment.as_ref().map_or(0, DeploymentFacts::capacity);
+            capacity
+                .max(granted.get(&index).copied().unwrap_or(0))
+                .saturating_mul(group.devices)
+        });
+    let old = facts
+        .old
+        .iter()
+        .map(|old| old.deployment.capacity().saturating_mul(old.devices));
     Some(limit.saturating_sub(groups.chain(old).fold(0, u32::saturating_add)))
 }
 
@@ -121,7 +145,13 @@ fn decide_group(
         Mode::Foreign(_) => keep(KeepReason::OwnedByOther),
         Mode::Fixed(to) => {
             if to > deployment.replicas {
-                return (ScaleDecision::Up { to, reason: ScaleReason::Fixed }, kept_leaving(deployment));
+                return (
+                    ScaleDecision::Up {
+                        to,
+                        reason: ScaleReason::Fixed,
+                    },
+                    kept_leaving(deployment),
+                );
             }
             shrink(deployment, to, ScaleReason::Fixed, true, facts.fresh)
         }
@@ -143,9 +173,14 @@ fn grow_to_minimum(
 ) -> (ScaleDecision, BTreeSet<String>) {
     let to = native.min.min(workers_in(room, devices));
     let decision = if to > deployment.replicas {
-        ScaleDecision::Up { to, reason: ScaleReason::Bounds }
+        ScaleDecision::Up {
+            to,
+            reason: ScaleReason::Bounds,
+        }
     } else {
-        ScaleDecision::Keep { reason: KeepReason::CoordinatorUnreachable }
+        ScaleDecision::Keep {
+            reason: KeepReason::CoordinatorUnreachable,
+        }
     };
     (decision, kept_leaving(deployment))
 }
@@ -164,7 +199,11 @@ fn decide_native(
     now_ms: u64,
 ) -> (ScaleDecision, BTreeSet<String>) {
     let keep = |reason| (ScaleDecision::Keep { reason }, kept_leaving(deployment));
-    let most = history.entry(group.name.clone()).or_default().most_wanted(target.to, native.cooldown_ms, now_ms);
+    let most =
+        history
+            .entry(group.name.clone())
+            .or_default()
+            .most_wanted(target.to, native.cooldown_ms, now_ms);
     if target.to > deployment.replicas {
         let allowed = target.to.min(workers_in(room, group.devices));
         if allowed <= deployment.replicas {
@@ -175,7 +214,13 @@ fn decide_native(
         if !urgent && deployment.capacity() >= allowed {
             return keep(KeepReason::WorkersTerminating);
         }
-        return (ScaleDecision::Up { to: allowed, reason: target.reason }, kept_leaving(deployment));
+        return (
+            ScaleDecision::Up {
+                to: allowed,
+                reason: target.reason,
+            },
+            kept_leaving(deployment),
+        );
     }
     if target.to == deployment.replicas {
         return keep(KeepReason::AsWanted);
@@ -188,9 +233,13 @@ fn decide_native(
         most
     };
     match to {
-        Some(to) if to < deployment.replicas => {
-            shrink(deployment, to, target.reason, deployment.replicas > native.max, facts.fresh)
-        }
+        Some(to) if to < deployment.replicas => shrink(
+            deployment,
+            to,
+            target.reason,
+            deployment.replicas > native.max,
+            facts.fresh,
+        ),
         _ => keep(KeepReason::Cooldown),
     }
 }
@@ -201,22 +250,39 @@ fn wanted_by_work(facts: &ClusterFacts, history: &mut History, now_ms: u64) -> V
     let mut targets = vec![None; facts.groups.len()];
     let backends: BTreeSet<&str> = facts.groups.iter().map(|group| group.backend.as_str()).collect();
     for backend in backends {
-        let mut groups: Vec<(usize, &GroupFacts)> =
-            facts.groups.iter().enumerate().filter(|(_, group)| group.backend == backend).collect();
+        let mut groups: Vec<(usize, &GroupFacts)> = facts
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| group.backend == backend)
+            .collect();
         groups.sort_by_key(|(index, group)| (group.order, *index));
         let mut served = Served::default();
         for (position, (index, group)) in groups.iter().enumerate() {
-            let (Some(work), true) = (group.work, facts.fresh) else { continue };
+            let (Some(work), true) = (group.work, facts.fresh) else {
+                continue;
+            };
             let deployment = group.deployment.clone().unwrap_or_default();
             let Mode::Native(native) = group.mode else {
                 served.add(&work, deployment.replicas, group.devices, OTHERS_TARGET_SECONDS);
                 continue;
             };
-            let has_next = groups[position + 1..].iter().any(|(_, next)| matches!(next.mode, Mode::Native(_)));
-            let cap = cap(history.entry(group.name.clone()).or_default(), &deployment, has_next, now_ms);
+            let has_next = groups[position + 1..]
+                .iter()
+                .any(|(_, next)| matches!(next.mode, Mode::Native(_)));
+            let cap = cap(
+                history.entry(group.name.clone()).or_default(),
+                &deployment,
+                has_next,
+                now_ms,
+            );
             let target = target_of(native, &work, &served, &deployment, group.devices, cap);
             // What finds no node serves nothing.
-            let serving = if cap.is_some() { deployment.assigned().min(target.to) } else { target.to };
+            let serving = if cap.is_some() {
+                deployment.assigned().min(target.to)
+            } else {
+                target.to
+            };
             served.add(&work, serving, group.devices, native.target_seconds);
             targets[*index] = Some(target);
         }
@@ -248,7 +314,9 @@ fn cap(history: &mut GroupHistory, deployment: &DeploymentFacts, has_next: bool,
     history.cap = history.cap.filter(|(until, _)| *until > now_ms && has_next);
     let waits = deployment.unschedulable_since_ms();
     if has_next && waits.is_some_and(|since| now_ms.saturating_sub(since) >= UNSCHEDULABLE_LIMIT_MS) {
-        let until = history.cap.map_or(now_ms.saturating_add(CAP_DURATION_MS), |(until, _)| until);
+        let until = history
+            .cap
+            .map_or(now_ms.saturating_add(CAP_DURATION_MS), |(until, _)| until);
         history.cap = Some((until, deployment.assigned()));
     }
     history.cap.map(|(_, workers)| workers)
@@ -263,10 +331,15 @@ fn target_of(
     cap: Option<u32>,
 ) -> Target {
     let seconds_left = (work.device_seconds - served.device_seconds).max(0.0);
-    let tasks = work.waiting_tasks.saturating_add(work.running_tasks).saturating_sub(served.tasks);
+    let tasks = work
+        .waiting_tasks
+        .saturating_add(work.running_tasks)
+        .saturating_sub(served.tasks);
     let by_seconds = workers_for(seconds_left / f64::from(native.target_seconds.max(1)), devices);
     let by_tasks = u32::try_from(tasks.div_ceil(u64::from(devices.max(1)))).unwrap_or(u32::MAX);
-    let for_work = by_seconds.min(by_tasks).max(u32::from(tasks > 0 && (seconds_left > 0.0 || !served.has_worker)));
+    let for_work = by_seconds
+        .min(by_tasks)
+        .max(u32::from(tasks > 0 && (seconds_left > 0.0 || !served.has_worker)));
     let without_worker = work.jobs_without_worker > 0 && !served.has_worker;
     let needed = for_work.max(u32::from(without_worker));
     let held = needed.max(deployment.busy());
@@ -279,16 +352,21 @@ fn target_of(
         ScaleReason::Work
     };
     match cap {
-        Some(cap) if cap.max(native.min) < within => {
-            Target { to: cap.max(native.min).max(deployment.busy()), reason: ScaleReason::Unschedulable }
-        }
+        Some(cap) if cap.max(native.min) < within => Target {
+            to: cap.max(native.min).max(deployment.busy()),
+            reason: ScaleReason::Unschedulable,
+        },
         _ => Target { to: within, reason },
     }
 }
 
 fn workers_for(devices_wanted: f64, devices: u32) -> u32 {
     let workers = (devices_wanted / f64::from(devices.max(1))).ceil();
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range before")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the range before"
+    )]
     let workers = workers.clamp(0.0, f64::from(u32::MAX)) as u32;
     workers
 }
@@ -296,7 +374,10 @@ fn workers_for(devices_wanted: f64, devices: u32) -> u32 {
 /// Workers whose pods are going, or are about to since replicas were lowered: they must not take work again.
 fn kept_leaving(deployment: &DeploymentFacts) -> BTreeSet<String> {
     let shrinking = count(deployment.present()) > deployment.replicas;
-    let going = deployment.pods.iter().filter(|pod| pod.terminating || (shrinking && pod.marked));
+    let going = deployment
+        .pods
+        .iter()
+        .filter(|pod| pod.terminating || (shrinking && pod.marked));
     going.map(|pod| pod.name.clone()).collect()
 }
 
@@ -324,17 +405,33 @@ fn shrink(
     let is_empty = |pod: &&&PodFacts| goes_freely(pod) || (fresh && is_out_of_work(pod));
     let ready: Vec<&&PodFacts> = victims.iter().filter(is_empty).collect();
     let removed = missing.saturating_add(count(ready.iter()));
-    leaving.extend(victims.iter().filter(|pod| pod.worker.is_some()).map(|pod| pod.name.clone()));
+    leaving.extend(
+        victims
+            .iter()
+            .filter(|pod| pod.worker.is_some())
+            .map(|pod| pod.name.clone()),
+    );
     if removed > 0 && reaches_only(deployment, &ready) {
         let mut pods: Vec<String> = ready.iter().map(|pod| pod.name.clone()).collect();
         pods.sort();
-        return (ScaleDecision::Down { to: deployment.replicas - removed, pods, reason }, leaving);
+        return (
+            ScaleDecision::Down {
+                to: deployment.replicas - removed,
+                pods,
+                reason,
+            },
+            leaving,
+        );
     }
     if !fresh {
         return keep(KeepReason::CoordinatorUnreachable, kept_leaving(deployment));
     }
     let unmarked = |pod: &&&PodFacts| pod.worker.is_some_and(|worker| !worker.leaving);
-    let pods: Vec<String> = victims.iter().filter(unmarked).map(|pod| pod.name.clone()).collect();
+    let pods: Vec<String> = victims
+        .iter()
+        .filter(unmarked)
+        .map(|pod| pod.name.clone())
+        .collect();
     if pods.is_empty() {
         return keep(KeepReason::Draining, leaving);
     }
@@ -348,7 +445,8 @@ fn goes_freely(pod: &PodFacts) -> bool {
 
 /// It was told to take nothing new, and has nothing.
 fn is_out_of_work(pod: &PodFacts) -> bool {
-    pod.worker.is_none_or(|worker| worker.attempts == 0 && (worker.leaving || !worker.connected))
+    pod.worker
+        .is_none_or(|worker| worker.attempts == 0 && (worker.leaving || !worker.connected))
 }
 
 /// Where Kubernetes begins when it takes pods away, whatever they cost: pods without a node, then those that are not
@@ -367,7 +465,10 @@ fn rank(pod: &PodFacts) -> u8 {
 fn reaches_only(deployment: &DeploymentFacts, ready: &[&&PodFacts]) -> bool {
     let last = ready.iter().map(|pod| rank(pod)).max();
     let earlier = |pod: &&PodFacts| last.is_some_and(|last| rank(pod) < last);
-    deployment.present().filter(earlier).all(|pod| ready.iter().any(|victim| victim.name == pod.name))
+    deployment
+        .present()
+        .filter(earlier)
+        .all(|pod| ready.iter().any(|victim| victim.name == pod.name))
 }
 
 /// The pods that go: those that Kubernetes would take first, then idle ones, so that whole nodes become empty, and only
@@ -375,12 +476,16 @@ fn reaches_only(deployment: &DeploymentFacts, ready: &[&&PodFacts]) -> bool {
 fn victims(deployment: &DeploymentFacts, number: u32, drain: bool) -> Vec<&PodFacts> {
     let mut per_node: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
     for pod in deployment.present() {
-        let (busy, all) = per_node.entry(pod.node.as_deref().unwrap_or_default()).or_default();
+        let (busy, all) = per_node
+            .entry(pod.node.as_deref().unwrap_or_default())
+            .or_default();
         *all += 1;
         *busy += u32::from(is_busy(pod));
     }
-    let mut candidates: Vec<&PodFacts> =
-        deployment.present().filter(|pod| drain || rank(pod) < 2 || !is_busy(pod)).collect();
+    let mut candidates: Vec<&PodFacts> = deployment
+        .present()
+        .filter(|pod| drain || rank(pod) < 2 || !is_busy(pod))
+        .collect();
     candidates.sort_by_key(|pod| {
         let node = pod.node.as_deref().unwrap_or_default();
         let (busy, all) = per_node.get(node).copied().unwrap_or_default();

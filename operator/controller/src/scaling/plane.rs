@@ -85,11 +85,21 @@ pub enum PlaneError {
 
 impl From<tonic::Status> for PlaneError {
     fn from(source: tonic::Status) -> Self {
-        PlaneError::Refused { source: Box::new(source) }
+        PlaneError::Refused {
+            source: Box::new(source),
+        }
     }
 }
 
 impl PlaneError {
+    /// The coordinator does not take the token.
+    fn is_unauthenticated(&self) -> bool {
+        match self {
+            PlaneError::Refused { source } => source.code() == tonic::Code::Unauthenticated,
+            _ => false,
+        }
+    }
+
     /// Short name for metrics.
     #[must_use]
     pub fn category(&self) -> &'static str {
@@ -122,7 +132,10 @@ pub struct DialService;
 #[async_trait]
 impl Dial for DialService {
     async fn dial(&self, context: &Context, key: &ClusterKey) -> Result<Channel, PlaneError> {
-        let certificates = context.certificates.applied(key).ok_or(PlaneError::NoCertificates)?;
+        let certificates = context
+            .certificates
+            .applied(key)
+            .ok_or(PlaneError::NoCertificates)?;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(certificates.bundle_pem))
             .domain_name(names::COORDINATOR_SERVER_NAME);
@@ -167,7 +180,14 @@ impl Plane {
     /// A stream that [`Plane::listen`] opens.
     #[must_use]
     pub fn new(key: ClusterKey, context: Arc<Context>, dial: Arc<dyn Dial>, queues: Queues) -> Self {
-        Plane { key, context, dial, queues, heard: Mutex::default(), token: tokio::sync::Mutex::default() }
+        Plane {
+            key,
+            context,
+            dial,
+            queues,
+            heard: Mutex::default(),
+            token: tokio::sync::Mutex::default(),
+        }
     }
 
     /// What the coordinator told, unless that is too long ago to be acted upon.
@@ -189,14 +209,16 @@ impl Plane {
                     Ok(()) => PlaneError::Silent,
                     Err(error) => error,
                 };
-                failures = if self.heard_at() == heard_before { failures + 1 } else { 1 };
+                failures = if self.heard_at() == heard_before {
+                    failures + 1
+                } else {
+                    1
+                };
                 let wait = retry::delay(failures, rand::rng().random());
                 let (namespace, name) = (&self.key.namespace, &self.key.name);
                 tracing::debug!(namespace, name, %error, ?wait, "a coordinator is not listened to");
-                if let PlaneError::Refused { source } = &error {
-                    if source.code() == tonic::Code::Unauthenticated {
-                        *self.token.lock().await = None;
-                    }
+                if error.is_unauthenticated() {
+                    *self.token.lock().await = None;
                 }
                 self.set_client(None);
                 if self.state().is_none() {
@@ -217,20 +239,27 @@ impl Plane {
     }
 
     fn set_client(&self, client: Option<OperatorPlaneClient<Channel>>) {
+        let opened = client.is_some();
         let before = {
             let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut heard.client, client.clone())
+            std::mem::replace(&mut heard.client, client)
         };
-        if before.is_some() != client.is_some() {
-            self.context.metrics.stream_opened(client.is_some());
+        if before.is_some() != opened {
+            self.context.metrics.stream_opened(opened);
         }
     }
 
     async fn follow(&self) -> Result<(), PlaneError> {
         let connecting = self.dial.dial(&self.context, &self.key);
-        let channel = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(|_| PlaneError::Silent)??;
+        let channel = tokio::time::timeout(CONNECT_LIMIT, connecting)
+            .await
+            .map_err(|_| PlaneError::Silent)??;
         let mut client = OperatorPlaneClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
-        let request = self.signed(WatchRequest { interval_ms: INTERVAL_MS }).await?;
+        let request = self
+            .signed(WatchRequest {
+                interval_ms: INTERVAL_MS,
+            })
+            .await?;
         let opening = tokio::time::timeout(CONNECT_LIMIT, client.watch(request));
         let mut stream = opening.await.map_err(|_| PlaneError::Silent)??.into_inner();
         self.set_client(Some(client));
@@ -268,7 +297,12 @@ impl Plane {
     /// # Errors
     /// The coordinator can't be reached or refused.
     pub async fn set_leaving(&self, pods: Vec<String>) -> Result<(), PlaneError> {
-        let client = self.heard.lock().unwrap_or_else(PoisonError::into_inner).client.clone();
+        let client = self
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .client
+            .clone();
         let mut client = client.ok_or(PlaneError::Silent)?;
         let request = self.signed(SetLeavingRequest { pods }).await?;
         let answer = tokio::time::timeout(LEAVING_LIMIT, client.set_leaving(request)).await;
@@ -310,7 +344,10 @@ impl Plane {
         let life_ms = end_ms.saturating_sub(now_ms);
         let value: MetadataValue<Ascii> = format!("{BEARER}{}", status.token).parse()?;
         let renew_at_ms = now_ms.saturating_add(life_ms / 100 * TOKEN_USE_PERCENT);
-        *token = Some(Token { value: value.clone(), renew_at_ms });
+        *token = Some(Token {
+            value: value.clone(),
+            renew_at_ms,
+        });
         Ok(value)
     }
 }

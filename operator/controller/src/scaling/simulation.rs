@@ -11,7 +11,12 @@ use super::model::{
 };
 use super::plan::{CAP_DURATION_MS, History, UNSCHEDULABLE_LIMIT_MS, plan_cluster};
 
-const NATIVE: Native = Native { min: 0, max: 10, target_seconds: 60, cooldown_ms: 120_000 };
+const NATIVE: Native = Native {
+    min: 0,
+    max: 10,
+    target_seconds: 60,
+    cooldown_ms: 120_000,
+};
 const STEP_MS: u64 = 1_000;
 
 fn mk_pod(name: &str, attempts: u32) -> PodFacts {
@@ -19,7 +24,11 @@ fn mk_pod(name: &str, attempts: u32) -> PodFacts {
         name: name.to_owned(),
         node: Some("node".to_owned()),
         ready: true,
-        worker: Some(Worker { connected: true, leaving: false, attempts }),
+        worker: Some(Worker {
+            connected: true,
+            leaving: false,
+            attempts,
+        }),
         ..PodFacts::default()
     }
 }
@@ -31,21 +40,36 @@ fn mk_group(mode: Mode, replicas: u32, pods: Vec<PodFacts>) -> GroupFacts {
         mode,
         devices: 1,
         order: 0,
-        deployment: Some(DeploymentFacts { name: "gpus-1".to_owned(), replicas, pods }),
+        deployment: Some(DeploymentFacts {
+            name: "gpus-1".to_owned(),
+            replicas,
+            pods,
+        }),
         work: Some(Work::default()),
     }
 }
 
 fn mk_cluster(group: GroupFacts) -> ClusterFacts {
-    ClusterFacts { groups: vec![group], fresh: true, ..ClusterFacts::default() }
+    ClusterFacts {
+        groups: vec![group],
+        fresh: true,
+        ..ClusterFacts::default()
+    }
 }
 
 fn mk_work(tasks: u64, seconds: f64) -> Option<Work> {
-    Some(Work { waiting_tasks: tasks, device_seconds: seconds, ..Work::default() })
+    Some(Work {
+        waiting_tasks: tasks,
+        device_seconds: seconds,
+        ..Work::default()
+    })
 }
 
 fn decide(facts: &ClusterFacts) -> ScaleDecision {
-    decide_at(facts, &mut History::new(), 1_000_000).deployments.remove(0).1
+    decide_at(facts, &mut History::new(), 1_000_000)
+        .deployments
+        .remove(0)
+        .1
 }
 
 fn decide_at(facts: &ClusterFacts, history: &mut History, now_ms: u64) -> ClusterDecision {
@@ -57,21 +81,33 @@ fn a_fixed_number_is_reached_at_once_even_without_a_coordinator() {
     let mut facts = mk_cluster(mk_group(Mode::Fixed(3), 0, Vec::new()));
     facts.fresh = false;
     facts.groups[0].work = None;
-    assert_eq!(decide(&facts), ScaleDecision::Up { to: 3, reason: ScaleReason::Fixed });
+    assert_eq!(
+        decide(&facts),
+        ScaleDecision::Up {
+            to: 3,
+            reason: ScaleReason::Fixed
+        }
+    );
 }
 
 #[test]
 fn a_smaller_fixed_number_drains_workers_and_prefers_idle_ones() {
     let pods = vec![mk_pod("a", 1), mk_pod("b", 0), mk_pod("c", 2)];
     let facts = mk_cluster(mk_group(Mode::Fixed(1), 3, pods.clone()));
-    let ScaleDecision::MarkLeaving { pods: leaving, .. } = decide(&facts) else { panic!("nobody is asked to leave") };
+    let ScaleDecision::MarkLeaving { pods: leaving, .. } = decide(&facts) else {
+        panic!("nobody is asked to leave")
+    };
     assert_eq!(leaving, ["b", "a"]);
     let mut pods = pods;
     for pod in &mut pods[..2] {
         pod.worker.as_mut().unwrap().leaving = true;
     }
     let facts = mk_cluster(mk_group(Mode::Fixed(1), 3, pods));
-    let down = ScaleDecision::Down { to: 2, pods: vec!["b".to_owned()], reason: ScaleReason::Fixed };
+    let down = ScaleDecision::Down {
+        to: 2,
+        pods: vec!["b".to_owned()],
+        reason: ScaleReason::Fixed,
+    };
     assert_eq!(decide(&facts), down);
 }
 
@@ -79,16 +115,27 @@ fn a_smaller_fixed_number_drains_workers_and_prefers_idle_ones() {
 fn nothing_is_taken_away_while_the_coordinator_cannot_be_reached() {
     let mut facts = mk_cluster(mk_group(Mode::Fixed(0), 1, vec![mk_pod("a", 0)]));
     facts.fresh = false;
-    assert_eq!(decide(&facts), ScaleDecision::Keep { reason: KeepReason::CoordinatorUnreachable });
+    assert_eq!(
+        decide(&facts),
+        ScaleDecision::Keep {
+            reason: KeepReason::CoordinatorUnreachable
+        }
+    );
 }
 
 #[test]
 fn the_first_job_buys_a_worker_at_once() {
     let mut group = mk_group(Mode::Native(NATIVE), 0, Vec::new());
-    group.work = Some(Work { jobs_without_worker: 1, ..Work::default() });
+    group.work = Some(Work {
+        jobs_without_worker: 1,
+        ..Work::default()
+    });
     assert_eq!(
         decide(&mk_cluster(group)),
-        ScaleDecision::Up { to: 1, reason: ScaleReason::JobWithoutWorker }
+        ScaleDecision::Up {
+            to: 1,
+            reason: ScaleReason::JobWithoutWorker
+        }
     );
 }
 
@@ -97,7 +144,9 @@ fn workers_are_as_many_as_the_work_needs_and_no_more_than_there_are_tasks() {
     for (tasks, seconds, wanted) in [(100, 300.0, 5), (3, 6_000.0, 3), (100, 60_000.0, 10), (1, 0.1, 1)] {
         let mut group = mk_group(Mode::Native(NATIVE), 0, Vec::new());
         group.work = mk_work(tasks, seconds);
-        let ScaleDecision::Up { to, .. } = decide(&mk_cluster(group)) else { panic!("{tasks} tasks buy nothing") };
+        let ScaleDecision::Up { to, .. } = decide(&mk_cluster(group)) else {
+            panic!("{tasks} tasks buy nothing")
+        };
         assert_eq!(to, wanted, "{tasks} tasks of {seconds} s");
     }
 }
@@ -107,13 +156,32 @@ fn all_groups_together_stay_within_the_limit_of_devices() {
     let mut group = mk_group(Mode::Native(NATIVE), 1, vec![mk_pod("a", 1)]);
     group.devices = 2;
     group.work = mk_work(100, 60_000.0);
-    let old = DeploymentFacts { name: "old".to_owned(), replicas: 1, pods: vec![mk_pod("o", 1)] };
+    let old = DeploymentFacts {
+        name: "old".to_owned(),
+        replicas: 1,
+        pods: vec![mk_pod("o", 1)],
+    };
     let mut facts = mk_cluster(group);
-    facts.old = vec![OldFacts { devices: 1, deployment: old, leaves: false }];
+    facts.old = vec![OldFacts {
+        devices: 1,
+        deployment: old,
+        leaves: false,
+    }];
     facts.max_devices = Some(6);
-    assert_eq!(decide(&facts), ScaleDecision::Up { to: 2, reason: ScaleReason::Bounds });
+    assert_eq!(
+        decide(&facts),
+        ScaleDecision::Up {
+            to: 2,
+            reason: ScaleReason::Bounds
+        }
+    );
     facts.max_devices = Some(3);
-    assert_eq!(decide(&facts), ScaleDecision::Keep { reason: KeepReason::MaxDevices });
+    assert_eq!(
+        decide(&facts),
+        ScaleDecision::Keep {
+            reason: KeepReason::MaxDevices
+        }
+    );
 }
 
 #[test]
@@ -124,12 +192,37 @@ fn the_cheaper_group_gets_the_work_and_the_next_what_is_left() {
     dear.name = "dear".to_owned();
     dear.order = 1;
     dear.mode = Mode::Native(NATIVE);
-    dear.deployment = Some(DeploymentFacts { name: "dear-1".to_owned(), ..DeploymentFacts::default() });
-    let facts = ClusterFacts { groups: vec![dear, cheap], fresh: true, ..ClusterFacts::default() };
+    dear.deployment = Some(DeploymentFacts {
+        name: "dear-1".to_owned(),
+        ..DeploymentFacts::default()
+    });
+    let facts = ClusterFacts {
+        groups: vec![dear, cheap],
+        fresh: true,
+        ..ClusterFacts::default()
+    };
     let decision = decide_at(&facts, &mut History::new(), 1);
-    let to = |name: &str| decision.deployments.iter().find(|(deployment, _)| deployment == name).map(|(_, it)| it.clone());
-    assert_eq!(to("gpus-1"), Some(ScaleDecision::Up { to: 2, reason: ScaleReason::Bounds }));
-    assert_eq!(to("dear-1"), Some(ScaleDecision::Up { to: 3, reason: ScaleReason::Work }));
+    let to = |name: &str| {
+        decision
+            .deployments
+            .iter()
+            .find(|(deployment, _)| deployment == name)
+            .map(|(_, it)| it.clone())
+    };
+    assert_eq!(
+        to("gpus-1"),
+        Some(ScaleDecision::Up {
+            to: 2,
+            reason: ScaleReason::Bounds
+        })
+    );
+    assert_eq!(
+        to("dear-1"),
+        Some(ScaleDecision::Up {
+            to: 3,
+            reason: ScaleReason::Work
+        })
+    );
 }
 
 #[test]
@@ -145,35 +238,86 @@ fn a_group_that_finds_no_node_leaves_the_work_to_the_next_for_a_while() {
     let mut dear = spot.clone();
     dear.name = "dear".to_owned();
     dear.order = 1;
-    dear.deployment = Some(DeploymentFacts { name: "dear-1".to_owned(), ..DeploymentFacts::default() });
-    let mut facts = ClusterFacts { groups: vec![spot, dear], fresh: true, ..ClusterFacts::default() };
+    dear.deployment = Some(DeploymentFacts {
+        name: "dear-1".to_owned(),
+        ..DeploymentFacts::default()
+    });
+    let mut facts = ClusterFacts {
+        groups: vec![spot, dear],
+        fresh: true,
+        ..ClusterFacts::default()
+    };
     let mut history = History::new();
     let decision = decide_at(&facts, &mut history, now_ms);
-    let down = ScaleDecision::Down { to: 0, pods: vec!["a".to_owned()], reason: ScaleReason::Unschedulable };
+    let down = ScaleDecision::Down {
+        to: 0,
+        pods: vec!["a".to_owned()],
+        reason: ScaleReason::Unschedulable,
+    };
     assert_eq!(decision.deployments[0].1, down);
-    assert!(matches!(decision.deployments[1].1, ScaleDecision::Up { to: 1, .. }));
+    assert!(matches!(
+        decision.deployments[1].1,
+        ScaleDecision::Up { to: 1, .. }
+    ));
     // The pod is gone, yet the group is not tried again at once.
-    facts.groups[0].deployment = Some(DeploymentFacts { name: "gpus-1".to_owned(), ..DeploymentFacts::default() });
+    facts.groups[0].deployment = Some(DeploymentFacts {
+        name: "gpus-1".to_owned(),
+        ..DeploymentFacts::default()
+    });
     let decision = decide_at(&facts, &mut history, now_ms + CAP_DURATION_MS - 1);
-    assert!(matches!(decision.deployments[0].1, ScaleDecision::Keep { .. }), "{decision:?}");
+    assert!(
+        matches!(decision.deployments[0].1, ScaleDecision::Keep { .. }),
+        "{decision:?}"
+    );
     let decision = decide_at(&facts, &mut history, now_ms + CAP_DURATION_MS);
-    assert!(matches!(decision.deployments[0].1, ScaleDecision::Up { to: 1, .. }), "{decision:?}");
+    assert!(
+        matches!(decision.deployments[0].1, ScaleDecision::Up { to: 1, .. }),
+        "{decision:?}"
+    );
 }
 
 #[test]
 fn replicas_of_others_and_of_needed_revisions_are_left_alone() {
     let mut group = mk_group(Mode::Foreign("KEDA"), 3, Vec::new());
     group.work = mk_work(100, 60_000.0);
-    assert_eq!(decide(&mk_cluster(group)), ScaleDecision::Keep { reason: KeepReason::OwnedByOther });
-    let old = DeploymentFacts { name: "old".to_owned(), replicas: 1, pods: vec![mk_pod("o", 0)] };
+    assert_eq!(
+        decide(&mk_cluster(group)),
+        ScaleDecision::Keep {
+            reason: KeepReason::OwnedByOther
+        }
+    );
+    let old = DeploymentFacts {
+        name: "old".to_owned(),
+        replicas: 1,
+        pods: vec![mk_pod("o", 0)],
+    };
     let facts = ClusterFacts {
-        old: vec![OldFacts { devices: 1, deployment: old.clone(), leaves: false }],
+        old: vec![OldFacts {
+            devices: 1,
+            deployment: old.clone(),
+            leaves: false,
+        }],
         fresh: true,
         ..ClusterFacts::default()
     };
-    assert_eq!(decide(&facts), ScaleDecision::Keep { reason: KeepReason::Needed });
-    let facts = ClusterFacts { old: vec![OldFacts { devices: 1, deployment: old, leaves: true }], ..facts };
-    let asked = ScaleDecision::MarkLeaving { pods: vec!["o".to_owned()], reason: ScaleReason::OldRevision };
+    assert_eq!(
+        decide(&facts),
+        ScaleDecision::Keep {
+            reason: KeepReason::Needed
+        }
+    );
+    let facts = ClusterFacts {
+        old: vec![OldFacts {
+            devices: 1,
+            deployment: old,
+            leaves: true,
+        }],
+        ..facts
+    };
+    let asked = ScaleDecision::MarkLeaving {
+        pods: vec!["o".to_owned()],
+        reason: ScaleReason::OldRevision,
+    };
     assert_eq!(decide(&facts), asked);
 }
 
@@ -185,7 +329,10 @@ fn pods_that_kubernetes_would_take_first_are_waited_for_first() {
     let mut idle = mk_pod("idle", 0);
     idle.worker.as_mut().unwrap().leaving = true;
     let facts = mk_cluster(mk_group(Mode::Fixed(1), 2, vec![sick, idle]));
-    let asked = ScaleDecision::MarkLeaving { pods: vec!["sick".to_owned()], reason: ScaleReason::Fixed };
+    let asked = ScaleDecision::MarkLeaving {
+        pods: vec!["sick".to_owned()],
+        reason: ScaleReason::Fixed,
+    };
     assert_eq!(decide(&facts), asked);
 }
 
@@ -231,10 +378,16 @@ impl World {
     fn step(&mut self) -> Result<(), TestCaseError> {
         self.now_ms += STEP_MS;
         for pod in &mut self.pods {
-            pod.task_ms = pod.task_ms.and_then(|left| left.checked_sub(STEP_MS)).filter(|left| *left > 0);
+            pod.task_ms = pod
+                .task_ms
+                .and_then(|left| left.checked_sub(STEP_MS))
+                .filter(|left| *left > 0);
         }
         let now_ms = self.now_ms;
-        self.pods.retain(|pod| pod.gone_at_ms.is_none_or(|gone| gone > now_ms || pod.task_ms.is_some()));
+        self.pods.retain(|pod| {
+            pod.gone_at_ms
+                .is_none_or(|gone| gone > now_ms || pod.task_ms.is_some())
+        });
         self.create_and_delete_pods()?;
         for pod in &mut self.pods {
             let takes = !self.leaving.contains(&pod.facts.name) && !pod.facts.terminating;
@@ -253,13 +406,26 @@ impl World {
             facts.node = Some(format!("node-{}", self.made / 3));
             facts.worker = None;
             let connects_at_ms = self.now_ms + self.start_ms;
-            self.pods.push(SimulatedPod { facts, connects_at_ms, gone_at_ms: None, task_ms: None });
+            self.pods.push(SimulatedPod {
+                facts,
+                connects_at_ms,
+                gone_at_ms: None,
+                task_ms: None,
+            });
         }
-        let mut present: Vec<&mut SimulatedPod> = self.pods.iter_mut().filter(|pod| !pod.facts.terminating).collect();
+        let mut present: Vec<&mut SimulatedPod> = self
+            .pods
+            .iter_mut()
+            .filter(|pod| !pod.facts.terminating)
+            .collect();
         present.sort_by_key(|pod| !pod.facts.marked);
         let excess = present.len().saturating_sub(self.replicas as usize);
         for pod in &mut present[..excess] {
-            prop_assert!(pod.task_ms.is_none(), "the busy worker {} is killed", pod.facts.name);
+            prop_assert!(
+                pod.task_ms.is_none(),
+                "the busy worker {} is killed",
+                pod.facts.name
+            );
             pod.facts.terminating = true;
             pod.gone_at_ms = Some(self.now_ms + 3 * STEP_MS);
         }
@@ -278,7 +444,11 @@ impl World {
         let running: Vec<u64> = self.pods.iter().filter_map(|pod| pod.task_ms).collect();
         let milliseconds: u64 = self.waiting.iter().chain(&running).sum();
         let connected = self.pods.iter().any(|pod| pod.connects_at_ms <= self.now_ms);
-        let mut group = mk_group(Mode::Native(self.native), self.replicas, self.pods.iter().map(facts).collect());
+        let mut group = mk_group(
+            Mode::Native(self.native),
+            self.replicas,
+            self.pods.iter().map(facts).collect(),
+        );
         group.work = Some(Work {
             waiting_tasks: self.waiting.len() as u64,
             running_tasks: running.len() as u64,
@@ -299,12 +469,20 @@ impl World {
                 prop_assert!(pods.iter().all(|pod| self.leaving.contains(pod)));
             }
             ScaleDecision::Up { to, .. } => {
-                prop_assert!(*to > self.replicas && *to <= native.max, "up from {} to {to}", self.replicas);
+                prop_assert!(
+                    *to > self.replicas && *to <= native.max,
+                    "up from {} to {to}",
+                    self.replicas
+                );
                 self.replicas = *to;
                 self.changes.push((self.now_ms, *to));
             }
             ScaleDecision::Down { to, pods, .. } => {
-                prop_assert!(*to < self.replicas && *to >= native.min, "down from {} to {to}", self.replicas);
+                prop_assert!(
+                    *to < self.replicas && *to >= native.min,
+                    "down from {} to {to}",
+                    self.replicas
+                );
                 for pod in &mut self.pods {
                     pod.facts.marked = pods.contains(&pod.facts.name);
                 }
@@ -318,7 +496,11 @@ impl World {
     /// A worker is bought only for work, and goes only after the cooldown: so replicas never rise again within a cooldown
     /// after they fell, unless work came that needs more than there was before.
     fn turns(&self) -> usize {
-        let rises: Vec<bool> = self.changes.windows(2).map(|pair| pair[1].1 > pair[0].1).collect();
+        let rises: Vec<bool> = self
+            .changes
+            .windows(2)
+            .map(|pair| pair[1].1 > pair[0].1)
+            .collect();
         rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use prover_controller::caches::{Queues, caches};
 use prover_controller::certificates::issue::{is_trusted, read_bundle, read_leaf};
 use prover_controller::certificates::{authority_secret, ensure, forget};
@@ -38,9 +38,22 @@ impl World {
         let (caches, filling) = caches(&client, &settings, &Queues::default(), &metrics);
         let filling: JoinSet<()> = filling.into_iter().collect();
         let context = Context::new(client, settings, caches, metrics, Arc::new(SystemClock::new()));
-        eventually("the caches are filled", || async { context.caches.missing().is_none() }).await;
-        let key = ClusterKey { namespace, name: "main".to_owned() };
-        World { server, context, cluster, key, requests, _filling: filling }
+        eventually("the caches are filled", || async {
+            context.caches.missing().is_none()
+        })
+        .await;
+        let key = ClusterKey {
+            namespace,
+            name: "main".to_owned(),
+        };
+        World {
+            server,
+            context,
+            cluster,
+            key,
+            requests,
+            _filling: filling,
+        }
     }
 
     fn secrets(&self) -> Api<Secret> {
@@ -67,13 +80,24 @@ impl World {
 
     /// What a worker with the bundle thinks of the coordinator's certificate.
     async fn agrees(&self) -> bool {
-        let Some(leaf) = self.secrets().get_opt(&names::tls_secret("main")).await.unwrap() else { return false };
-        let Some(map) = self.bundles().get_opt(&names::ca_bundle("main")).await.unwrap() else { return false };
+        let Some(leaf) = self.secrets().get_opt(&names::tls_secret("main")).await.unwrap() else {
+            return false;
+        };
+        let Some(map) = self.bundles().get_opt(&names::ca_bundle("main")).await.unwrap() else {
+            return false;
+        };
         let data = leaf.data.unwrap();
         let text = |name: &str| String::from_utf8(data[name].0.clone()).unwrap();
-        let Some(leaf) = read_leaf(&text("tls.crt"), &text("tls.key")) else { return false };
+        let Some(leaf) = read_leaf(&text("tls.crt"), &text("tls.key")) else {
+            return false;
+        };
         let bundle = read_bundle(&map.data.unwrap()["ca.crt"]).unwrap();
-        is_trusted(&leaf, &bundle, names::COORDINATOR_SERVER_NAME, SystemClock::new().now_milliseconds())
+        is_trusted(
+            &leaf,
+            &bundle,
+            names::COORDINATOR_SERVER_NAME,
+            SystemClock::new().now_milliseconds(),
+        )
     }
 }
 
@@ -90,7 +114,14 @@ async fn a_cluster_gets_its_certificates_and_looking_again_asks_nothing() {
     assert_eq!(leaf.type_.as_deref(), Some("kubernetes.io/tls"));
     assert_eq!(leaf.owner_references()[0].uid, uid);
     forget(&world.context, &world.cluster).await.unwrap();
-    assert!(world.secrets().get_opt(&authority_secret(&uid)).await.unwrap().is_none());
+    assert!(
+        world
+            .secrets()
+            .get_opt(&authority_secret(&uid))
+            .await
+            .unwrap()
+            .is_none()
+    );
     forget(&world.context, &world.cluster).await.unwrap();
 }
 
@@ -102,7 +133,11 @@ async fn what_is_deleted_or_changed_is_made_again() {
     let (leaf, bundle) = (names::tls_secret("main"), names::ca_bundle("main"));
     let parameters = PatchParams::default();
 
-    world.secrets().delete(&leaf, &DeleteParams::default()).await.unwrap();
+    world
+        .secrets()
+        .delete(&leaf, &DeleteParams::default())
+        .await
+        .unwrap();
     eventually("the certificate is made again", || async {
         world.ensure().await;
         world.agrees().await
@@ -111,7 +146,11 @@ async fn what_is_deleted_or_changed_is_made_again() {
     world.settle().await;
 
     let nonsense = Patch::Merge(json!({ "stringData": { "tls.crt": "nonsense" } }));
-    world.secrets().patch(&leaf, &parameters, &nonsense).await.unwrap();
+    world
+        .secrets()
+        .patch(&leaf, &parameters, &nonsense)
+        .await
+        .unwrap();
     eventually("the certificate is made again", || async {
         world.ensure().await;
         world.agrees().await
@@ -131,7 +170,11 @@ async fn what_is_deleted_or_changed_is_made_again() {
     // Without its authority the certificate stays in use until workers know the new authority.
     let before = world.secrets().get(&leaf).await.unwrap().data;
     let name = authority_secret(&world.cluster.uid().unwrap());
-    world.secrets().delete(&name, &DeleteParams::default()).await.unwrap();
+    world
+        .secrets()
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
     eventually("there is an authority again", || async {
         world.ensure().await;
         world.secrets().get_opt(&name).await.unwrap().is_some()
@@ -142,4 +185,3 @@ async fn what_is_deleted_or_changed_is_made_again() {
     let map = world.bundles().get(&bundle).await.unwrap();
     assert_eq!(read_bundle(&map.data.unwrap()["ca.crt"]).unwrap().len(), 2);
 }
-

@@ -14,7 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::support::Server;
 
 fn candidate(server: &Server, namespace: &str, name: &str) -> Candidate {
-    Candidate::new(server.client.clone(), namespace, name, Arc::new(SystemClock::new()))
+    Candidate::new(
+        server.client.clone(),
+        namespace,
+        name,
+        Arc::new(SystemClock::new()),
+    )
 }
 
 #[tokio::test]
@@ -22,7 +27,10 @@ async fn a_released_lease_changes_hands_within_a_try_and_a_dead_holders_when_it_
     let server = Server::start().await;
     let namespace = server.namespace("election").await;
     let stop = CancellationToken::new();
-    let (mut first, mut second) = (candidate(&server, &namespace, "a"), candidate(&server, &namespace, "b"));
+    let (mut first, mut second) = (
+        candidate(&server, &namespace, "a"),
+        candidate(&server, &namespace, "b"),
+    );
     let since = first.acquire().await;
     let begin = Instant::now();
     let waits = tokio::spawn(async move {
@@ -34,7 +42,10 @@ async fn a_released_lease_changes_hands_within_a_try_and_a_dead_holders_when_it_
     assert!(holding.is_err(), "the Lease was lost: {holding:?}");
     assert!(!waits.is_finished());
     first.release().await.unwrap();
-    let second = tokio::time::timeout(RETRY_PERIOD * 3, waits).await.expect("it is taken at once").unwrap();
+    let second = tokio::time::timeout(RETRY_PERIOD * 3, waits)
+        .await
+        .expect("it is taken at once")
+        .unwrap();
     assert!(begin.elapsed() >= LEASE_DURATION);
     // The second holder dies without a word.
     drop(second);
@@ -42,11 +53,17 @@ async fn a_released_lease_changes_hands_within_a_try_and_a_dead_holders_when_it_
     let mut third = candidate(&server, &namespace, "c");
     third.acquire().await;
     let took = begin.elapsed();
-    assert!(took >= RENEW_DEADLINE, "it was taken after {took:?} while its holder may have believed that it leads");
+    assert!(
+        took >= RENEW_DEADLINE,
+        "it was taken after {took:?} while its holder may have believed that it leads"
+    );
     assert!(took < LEASE_DURATION + RETRY_PERIOD * 3, "it took {took:?}");
     let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
     let lease = api.get(LEASE_NAME).await.unwrap().spec.unwrap();
-    assert_eq!((lease.holder_identity.as_deref(), lease.lease_transitions), (Some("c"), Some(2)));
+    assert_eq!(
+        (lease.holder_identity.as_deref(), lease.lease_transitions),
+        (Some("c"), Some(2))
+    );
 }
 
 #[tokio::test]
@@ -58,9 +75,16 @@ async fn a_leader_whose_lease_is_taken_or_can_not_be_written_leads_no_more() {
     let since = leader.acquire().await;
     let api: Api<Lease> = Api::namespaced(server.client.clone(), &namespace);
     let thief = Patch::Merge(json!({ "spec": { "holderIdentity": "thief" } }));
-    api.patch(LEASE_NAME, &PatchParams::default(), &thief).await.unwrap();
-    let lost = tokio::time::timeout(Duration::from_secs(10), leader.hold(since, &stop)).await.unwrap();
-    assert!(matches!(lost, Err(Lost::Taken { ref holder }) if holder == "thief"), "{lost:?}");
+    api.patch(LEASE_NAME, &PatchParams::default(), &thief)
+        .await
+        .unwrap();
+    let lost = tokio::time::timeout(Duration::from_secs(10), leader.hold(since, &stop))
+        .await
+        .unwrap();
+    assert!(
+        matches!(lost, Err(Lost::Taken { ref holder }) if holder == "thief"),
+        "{lost:?}"
+    );
 
     let gone = server.namespace("election-gone").await;
     let mut leader = candidate(&server, &gone, "a");

@@ -12,19 +12,34 @@ use serde_json::{Value, json};
 use crate::support::{Server, eventually};
 
 async fn accepted(server: &Server, job: &ProofJob) -> Option<(String, String)> {
-    let job = server.jobs(&job.namespace().unwrap()).get(&job.name_any()).await.unwrap();
+    let job = server
+        .jobs(&job.namespace().unwrap())
+        .get(&job.name_any())
+        .await
+        .unwrap();
     let list = job.status.map(|status| status.conditions).unwrap_or_default();
     conditions::find(&list, conditions::ACCEPTED)
         .map(|condition| (condition.status.clone(), condition.reason.clone()))
 }
 
 async fn is_gone(server: &Server, job: &ProofJob) -> bool {
-    server.jobs(&job.namespace().unwrap()).get_opt(&job.name_any()).await.unwrap().is_none()
+    server
+        .jobs(&job.namespace().unwrap())
+        .get_opt(&job.name_any())
+        .await
+        .unwrap()
+        .is_none()
 }
 
 async fn has_finalizer(server: &Server, job: &ProofJob) -> bool {
-    let job = server.jobs(&job.namespace().unwrap()).get(&job.name_any()).await.unwrap();
-    job.finalizers().iter().any(|finalizer| finalizer == names::JOB_FINALIZER)
+    let job = server
+        .jobs(&job.namespace().unwrap())
+        .get(&job.name_any())
+        .await
+        .unwrap();
+    job.finalizers()
+        .iter()
+        .any(|finalizer| finalizer == names::JOB_FINALIZER)
 }
 
 fn condition(type_: &str, reason: &str) -> Value {
@@ -66,9 +81,10 @@ async fn a_job_is_refused_while_no_cluster_takes_it_and_left_to_the_coordinator_
         accepted(&server, &foreign).await == not_allowed
     })
     .await;
-    eventually("the job is protected and the operator takes back what it said", || async {
-        has_finalizer(&server, &job).await && accepted(&server, &job).await.is_none()
-    })
+    eventually(
+        "the job is protected and the operator takes back what it said",
+        || async { has_finalizer(&server, &job).await && accepted(&server, &job).await.is_none() },
+    )
     .await;
 
     // The coordinator says yes; then the cluster goes, and the operator says no in its place.
@@ -76,7 +92,10 @@ async fn a_job_is_refused_while_no_cluster_takes_it_and_left_to_the_coordinator_
     server.apply_status(&job, names::COORDINATOR_MANAGER, &yes).await;
     let clusters: Api<prover_crds::ProverCluster> = Api::namespaced(server.client.clone(), &namespace);
     clusters.delete("main", &DeleteParams::default()).await.unwrap();
-    eventually("the job is told that the cluster is gone", || async { accepted(&server, &job).await == not_found }).await;
+    eventually("the job is told that the cluster is gone", || async {
+        accepted(&server, &job).await == not_found
+    })
+    .await;
     server.apply_status(&job, names::COORDINATOR_MANAGER, &yes).await;
     let present = server.jobs(&namespace).get("early").await.unwrap();
     let list = present.status.unwrap().conditions;
@@ -99,12 +118,19 @@ async fn a_deleted_job_goes_once_its_artifacts_are_collected() {
     let shared = server.create_job(&namespace, "shared", &finalizers).await;
     eventually("the finalizer is there", || has_finalizer(&server, &job)).await;
     for job in [&job, &shared] {
-        server.jobs(&namespace).delete(&job.name_any(), &DeleteParams::default()).await.unwrap();
+        server
+            .jobs(&namespace)
+            .delete(&job.name_any(), &DeleteParams::default())
+            .await
+            .unwrap();
     }
-    let collected = json!({ "conditions": [condition(conditions::ARTIFACTS_COLLECTED, "ArtifactsCollected")] });
+    let collected =
+        json!({ "conditions": [condition(conditions::ARTIFACTS_COLLECTED, "ArtifactsCollected")] });
     assert!(has_finalizer(&server, &job).await);
     for job in [&job, &shared] {
-        server.apply_status(job, names::COORDINATOR_MANAGER, &collected).await;
+        server
+            .apply_status(job, names::COORDINATOR_MANAGER, &collected)
+            .await;
     }
     eventually("the job is gone", || is_gone(&server, &job)).await;
     eventually("the finalizer of another stays", || async {
@@ -117,7 +143,11 @@ async fn a_deleted_job_goes_once_its_artifacts_are_collected() {
         "metadata": { "finalizers": [names::JOB_FINALIZER] }, "spec": { "clusterRef": { "name": "absent" } },
     });
     let orphan = server.create_job(&namespace, "orphan", &orphan).await;
-    server.jobs(&namespace).delete("orphan", &DeleteParams::default()).await.unwrap();
+    server
+        .jobs(&namespace)
+        .delete("orphan", &DeleteParams::default())
+        .await
+        .unwrap();
     eventually("the orphan is gone", || is_gone(&server, &orphan)).await;
     operator.stop().await;
 }
@@ -127,7 +157,13 @@ async fn a_finished_job_is_deleted_after_its_time_unless_git_keeps_it() {
     let server = Server::start().await;
     let namespace = server.namespace("lifetime").await;
     let operator = server.operator(&[&namespace]);
-    server.create_cluster(&namespace, "main", &json!({ "spec": { "defaults": { "ttlSecondsAfterFinished": 1 } } })).await;
+    server
+        .create_cluster(
+            &namespace,
+            "main",
+            &json!({ "spec": { "defaults": { "ttlSecondsAfterFinished": 1 } } }),
+        )
+        .await;
     let by_default = server.create_job(&namespace, "by-default", &json!({})).await;
     let flux = json!({ "metadata": { "labels": { "kustomize.toolkit.fluxcd.io/name": "apps" } } });
     let held = server.create_job(&namespace, "held", &flux).await;
@@ -135,7 +171,9 @@ async fn a_finished_job_is_deleted_after_its_time_unless_git_keeps_it() {
     let stays = server.create_job(&namespace, "stays", &stays).await;
     for job in [&by_default, &held, &stays] {
         eventually("the finalizer is there", || has_finalizer(&server, job)).await;
-        server.apply_status(job, names::COORDINATOR_MANAGER, &finished()).await;
+        server
+            .apply_status(job, names::COORDINATOR_MANAGER, &finished())
+            .await;
     }
     eventually("the job is being deleted", || async {
         let job = server.jobs(&namespace).get("by-default").await.unwrap();
@@ -145,7 +183,10 @@ async fn a_finished_job_is_deleted_after_its_time_unless_git_keeps_it() {
     let events: Api<Event> = Api::namespaced(server.client.clone(), &namespace);
     let told = || async {
         let events = events.list(&Default::default()).await.unwrap();
-        events.iter().filter(|event| event.reason.as_deref() == Some(reasons::TTL_HELD_BY_GITOPS)).count()
+        events
+            .iter()
+            .filter(|event| event.reason.as_deref() == Some(reasons::TTL_HELD_BY_GITOPS))
+            .count()
     };
     eventually("the held job is told why", || async { told().await == 1 }).await;
     for job in [&held, &stays] {
@@ -153,7 +194,9 @@ async fn a_finished_job_is_deleted_after_its_time_unless_git_keeps_it() {
         assert!(job.meta().deletion_timestamp.is_none());
     }
     // Another change of the held job tells nothing again.
-    server.apply_status(&held, "somebody", &json!({ "effectiveHz": 5 })).await;
+    server
+        .apply_status(&held, "somebody", &json!({ "effectiveHz": 5 }))
+        .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(told().await, 1);
     operator.stop().await;
@@ -166,8 +209,13 @@ async fn nothing_is_asked_of_the_api_server_while_nothing_changes() {
     let operator = server.operator(&[&namespace]);
     for number in 0..30 {
         let more = json!({ "spec": { "clusterRef": { "name": "absent" } } });
-        let job = server.create_job(&namespace, &format!("job-{number}"), &more).await;
-        eventually("the job is refused", || async { accepted(&server, &job).await.is_some() }).await;
+        let job = server
+            .create_job(&namespace, &format!("job-{number}"), &more)
+            .await;
+        eventually("the job is refused", || async {
+            accepted(&server, &job).await.is_some()
+        })
+        .await;
     }
     // What remains are the renewals of the Lease: a read and a write every two seconds.
     let before = operator.requests.load(Ordering::SeqCst);

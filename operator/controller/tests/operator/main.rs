@@ -1,5 +1,7 @@
 //! The operator as a process on a real kube-apiserver: election, ProofJobs, certificates, replicas.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod certificates;
 mod election;
 mod jobs;

@@ -42,20 +42,38 @@ async fn a_fixed_number_is_written_by_the_scaler_and_survives_every_apply() {
     let apply = || async {
         let parameters = PatchParams::apply(names::OPERATOR_MANAGER).force();
         let patch = Patch::Apply(deployment("main-cpus-1", None));
-        deployments.patch("main-cpus-1", &parameters, &patch).await.unwrap()
+        deployments
+            .patch("main-cpus-1", &parameters, &patch)
+            .await
+            .unwrap()
     };
     apply().await;
     let clusters: Api<ProverCluster> = Api::namespaced(server.client.clone(), &namespace);
     let status = json!({ "status": { "groups": [{ "name": "cpus", "deployment": "main-cpus-1" }] } });
-    clusters.patch_status("main", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    clusters
+        .patch_status("main", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
 
-    let replicas = || async { deployments.get("main-cpus-1").await.unwrap().spec.unwrap().replicas };
+    let replicas = || async {
+        deployments
+            .get("main-cpus-1")
+            .await
+            .unwrap()
+            .spec
+            .unwrap()
+            .replicas
+    };
     eventually("there are two replicas", || async { replicas().await == Some(2) }).await;
     assert_eq!(apply().await.spec.unwrap().replicas, Some(2));
     let deployment = deployments.get("main-cpus-1").await.unwrap();
     let owns = |manager: &str| {
         deployment.managed_fields().iter().any(|entry| {
-            let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default();
+            let fields = entry
+                .fields_v1
+                .as_ref()
+                .map(|fields| fields.0.to_string())
+                .unwrap_or_default();
             entry.manager.as_deref() == Some(manager) && fields.contains("f:replicas")
         })
     };
@@ -64,7 +82,13 @@ async fn a_fixed_number_is_written_by_the_scaler_and_survives_every_apply() {
     let more = json!({ "spec": { "workerGroups": [
         { "name": "cpus", "backend": "risc0", "device": { "cpu": {} }, "replicas": 5 },
     ] } });
-    clusters.patch("main", &PatchParams::default(), &Patch::Merge(more)).await.unwrap();
-    eventually("there are five replicas", || async { replicas().await == Some(5) }).await;
+    clusters
+        .patch("main", &PatchParams::default(), &Patch::Merge(more))
+        .await
+        .unwrap();
+    eventually("there are five replicas", || async {
+        replicas().await == Some(5)
+    })
+    .await;
     operator.stop().await;
 }

@@ -38,16 +38,27 @@ impl Server {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         for definition in [prover_crds::prover_cluster_crd(), prover_crds::proof_job_crd()] {
             let parameters = PatchParams::apply("test").force();
-            api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition)).await.unwrap();
+            api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
+                .await
+                .unwrap();
         }
         eventually("the definitions are served", || async {
             let served = client.list_api_group_resources("proving.rs/v1alpha1").await;
             served.is_ok_and(|list| list.resources.iter().any(|resource| resource.kind == "ProofJob"))
-                && Api::<ProofJob>::all(client.clone()).list(&Default::default()).await.is_ok()
-                && Api::<ProverCluster>::all(client.clone()).list(&Default::default()).await.is_ok()
+                && Api::<ProofJob>::all(client.clone())
+                    .list(&Default::default())
+                    .await
+                    .is_ok()
+                && Api::<ProverCluster>::all(client.clone())
+                    .list(&Default::default())
+                    .await
+                    .is_ok()
         })
         .await;
-        Server { client, _kubernetes: kubernetes }
+        Server {
+            client,
+            _kubernetes: kubernetes,
+        }
     }
 
     /// A new namespace with the operator's ServiceAccount in it.
@@ -77,10 +88,12 @@ impl Server {
         });
         merge(&mut job, more);
         let job: Value = job;
-        let request = http::Request::post(format!("/apis/proving.rs/v1alpha1/namespaces/{namespace}/proofjobs"))
-            .header("content-type", "application/json")
-            .body(serde_json::to_vec(&job).unwrap())
-            .unwrap();
+        let request = http::Request::post(format!(
+            "/apis/proving.rs/v1alpha1/namespaces/{namespace}/proofjobs"
+        ))
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&job).unwrap())
+        .unwrap();
         self.client.request(request).await.unwrap()
     }
 
@@ -111,7 +124,9 @@ impl Server {
         });
         let parameters = PatchParams::apply(manager).force();
         let api = self.jobs(&job.namespace().unwrap());
-        api.patch_status(&job.name_any(), &parameters, &Patch::Apply(patch)).await.unwrap();
+        api.patch_status(&job.name_any(), &parameters, &Patch::Apply(patch))
+            .await
+            .unwrap();
     }
 
     /// An operator that looks at these namespaces only and leaves ProverClusters alone.
@@ -187,5 +202,7 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: 
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(LIMIT, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("not in time: {what}"));
 }
