@@ -406,14 +406,17 @@ async fn readiness_comes_when_everything_is_known() {
         if answer.starts_with("HTTP/1.1 200") {
             break;
         }
-        assert!(answer.contains("being listed"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("ProverCluster"),
+            "{answer}"
+        );
         assert!(begin.elapsed() < fixture::SOON, "{answer}");
         tokio::task::yield_now().await;
     }
     let metrics = coordinator.get("/metrics").await;
     assert!(
-        metrics.contains("prover_coordinator_kubernetes_status_writes_total")
-            || metrics.contains("prover_coordinator_")
+        metrics.contains("prover_coordinator_kubernetes_jobs"),
+        "{metrics}"
     );
     let api: kube::Api<ConfigMap> = kube::Api::namespaced(fixture.client.clone(), &fixture.namespace);
     api.delete(&names::namespaces_config("main"), &DeleteParams::default())
