@@ -185,7 +185,7 @@ impl Actor {
                 pod_uid,
                 container,
                 end,
-            } => self.container_ended(pod_uid, container, end),
+            } => self.container_ended(pod_uid, container, &end),
             Command::Connect {
                 hello,
                 identity,

@@ -1,5 +1,7 @@
 //! Connections: encrypted where that is asked for, and ended where nobody signs in.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod support;
 
 use std::net::SocketAddr;

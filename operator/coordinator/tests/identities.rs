@@ -1,5 +1,7 @@
 //! Who may do what at a coordinator: workers under their own names, about their own attempts; the operator on its plane.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -516,9 +516,9 @@ impl Actor {
         }
     }
 
-    pub(super) fn container_ended(&mut self, pod_uid: Arc<str>, container: Arc<str>, end: ContainerEnd) {
+    pub(super) fn container_ended(&mut self, pod_uid: Arc<str>, container: Arc<str>, end: &ContainerEnd) {
         let now = self.now();
-        for held in self.containers.ended(&(pod_uid, container), &end, now) {
+        for held in self.containers.ended(&(pod_uid, container), end, now) {
             self.judge_failure(held.worker, held.event);
         }
     }
