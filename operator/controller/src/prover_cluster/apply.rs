@@ -143,6 +143,14 @@ impl AppliedMemory {
             None => all.remove(id),
         };
     }
+
+    /// A ProverCluster has gone, and these objects with it.
+    pub(super) fn forget<'a>(&self, ids: impl IntoIterator<Item = &'a ObjectId>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            all.remove(id);
+        }
+    }
 }
 
 /// What is to be done about a manifest.

@@ -87,6 +87,7 @@ pub(super) async fn proceed(
         .await
         .map_err(ReconcileError::Finalizer)?;
     context.statuses.forget(&found.key);
+    context.applied.forget(found.present.keys());
     Ok(true)
 }
 

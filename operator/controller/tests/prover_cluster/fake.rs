@@ -243,7 +243,7 @@ async fn what_somebody_else_changed_is_put_right_and_nothing_else_is_touched() {
     world.settle(&cluster).await;
     let service = "/api/v1/namespaces/proving/services/main-coordinator";
     world.server.change(service, |service| {
-        service["spec"]["clusterIP"] = json!("10.0.0.1")
+        service["spec"]["clusterIP"] = json!("10.0.0.1");
     });
     let calls = world.reconcile(&cluster).await.unwrap();
     assert_eq!(calls, [format!("PATCH {service} prover-operator")]);
@@ -258,7 +258,7 @@ async fn a_status_that_others_write_wakes_nothing() {
     world.settle(&cluster).await;
     let deployment = "/apis/apps/v1/namespaces/proving/deployments/main-coordinator";
     world.server.change(deployment, |deployment| {
-        deployment["status"] = json!({ "observedGeneration": 1 })
+        deployment["status"] = json!({ "observedGeneration": 1 });
     });
     assert_eq!(world.reconcile(&cluster).await.unwrap(), Vec::<String>::new());
 }
