@@ -161,18 +161,6 @@ impl RulesWatch {
         RulesWatch { rules }
     }
 
-    /// Rules that never change, for tests.
-    #[cfg(test)]
-    pub(crate) fn fixed(rules: Rules) -> (watch::Sender<Arc<Known>>, Self) {
-        let known = Known {
-            rules: Arc::new(rules),
-            cluster_synced: true,
-            namespaces_synced: true,
-        };
-        let (sender, rules) = watch::channel(Arc::new(known));
-        (sender, RulesWatch { rules })
-    }
-
     /// The latest rules; none until both watches have answered.
     pub(crate) fn latest(&mut self) -> Option<Arc<Rules>> {
         let known = self.rules.borrow_and_update();
@@ -182,7 +170,7 @@ impl RulesWatch {
     /// Waits for other rules; for ever once the watches have ended.
     pub(crate) async fn changed(&mut self) {
         if self.rules.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -395,7 +395,10 @@ fn proof(view: &JobView, store: &str) -> Option<ProofResult> {
 
 /// At most so many bytes, cut between characters.
 pub(crate) fn cut(text: &str, bytes: usize) -> String {
-    text[..text.floor_char_boundary(bytes)].to_owned()
+    let end = (0..=bytes.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or_default()].to_owned()
 }
 
 #[cfg(test)]

@@ -90,11 +90,11 @@ impl Jobs {
                 self.collect_done(&name, &object);
             }
         } else {
-            self.seen_first(name, object);
+            self.seen_first(&name, object);
         }
     }
 
-    fn seen_first(&mut self, name: JobName, object: Box<ProofJob>) {
+    fn seen_first(&mut self, name: &JobName, object: Box<ProofJob>) {
         let now = self.now();
         let defaults = self
             .rules
@@ -103,11 +103,11 @@ impl Jobs {
             .map(|cluster| cluster.defaults.clone());
         let job = Job::new(&object, &defaults.unwrap_or_default(), now);
         let deleting = job.deleting;
-        self.writer.known(&name, own_part(object.status.as_ref()));
-        self.writer.seen(&name, object.metadata.resource_version.clone());
+        self.writer.known(name, own_part(object.status.as_ref()));
+        self.writer.seen(name, object.metadata.resource_version.clone());
         self.jobs.insert(name.clone(), job);
         if deleting {
-            self.end_early(&name, deleted());
+            self.end_early(name, deleted());
             return;
         }
         let listed = self
@@ -115,10 +115,10 @@ impl Jobs {
             .get(&name.namespace)
             .is_some_and(|watch| watch.listed);
         if listed {
-            self.judge_again(&name);
+            self.judge_again(name);
             // The object is at hand: where there is room it need not be fetched again.
             if self.admissions.len() < PARALLEL_ADMISSIONS {
-                self.admit_now(&name, Some(object));
+                self.admit_now(name, Some(object));
             }
         }
     }
