@@ -12,9 +12,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use prover_artifacts::{ArtifactStore, Prefix};
 use prover_coordinator::Secret;
-use prover_crds::{
-    ProofJob, ProofJobStatus, ProverCluster, conditions, names, proof_job_crd, prover_cluster_crd,
-};
+use prover_crds::{ProofJob, ProverCluster, conditions, names, proof_job_crd, prover_cluster_crd};
 use prover_kubernetes::{Access, Addresses, Settings};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -172,10 +170,6 @@ impl Fixture {
             .patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await
             .unwrap()
-    }
-
-    pub(crate) async fn status(&self, name: &str) -> ProofJobStatus {
-        self.jobs().get(name).await.unwrap().status.unwrap_or_default()
     }
 
     /// Waits until the job of the test's namespace is as the test wants it.

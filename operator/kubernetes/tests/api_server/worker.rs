@@ -114,7 +114,6 @@ fn mk_hello(name: &str) -> wire::WorkerHello {
         held: Vec::new(),
         highest_epoch: 0,
         process_id: 1,
-        ..wire::WorkerHello::default()
     }
 }
 
