@@ -244,13 +244,27 @@ async fn lead(
     tracing::info!("this replica leads");
     context.metrics.set_leader(true);
     let finished = CancellationToken::new();
+    let until = finished.clone();
+    // In a task of its own: reconciles that keep this one busy must not keep the Lease from being renewed.
+    let mut holding = tokio::spawn(async move {
+        let lost = candidate.hold(since, &until).await;
+        (candidate, lost)
+    });
     let ended = tokio::select! {
         // Dropping the reconcilers at this point is what stops all writes at once.
-        lost = candidate.hold(since, &finished) => lost.map_err(RunError::from),
+        held = &mut holding => match held {
+            Ok((_, lost)) => lost.map_err(RunError::from).and(Err(RunError::PartEnded { part: "the election" })),
+            Err(_) => Err(RunError::PartEnded { part: "the election" }),
+        },
         ended = reconcile_all(Arc::clone(&context), queues, reconcile, stop.clone()) => ended,
     };
+    finished.cancel();
     context.metrics.set_leader(false);
     ended?;
+    let (mut candidate, lost) = holding
+        .await
+        .map_err(|_| RunError::PartEnded { part: "the election" })?;
+    lost?;
     if let Err(error) = candidate.release().await {
         tracing::warn!(%error, "the Lease could not be given back and ends by itself");
     }

@@ -554,9 +554,13 @@ proptest! {
             world.step()?;
         }
         prop_assert!(world.turns() <= 2 * 60, "{} turns in two hours", world.turns());
-        let quick = world.changes.windows(2).filter(|pair| {
-            pair[1].1 > pair[0].1 && pair[1].0 - pair[0].0 < 10_000 && pair[0].1 > 0
-        });
-        prop_assert!(quick.count() <= 20);
+        let rises = world.changes.windows(2).filter(|pair| pair[1].1 > pair[0].1).map(|pair| pair[1]);
+        for (rose_ms, replicas) in rises {
+            let fell = world.changes.iter().find(|(time, to)| *time > rose_ms && *to < replicas);
+            prop_assert!(
+                fell.is_none_or(|(time, _)| time - rose_ms >= 120_000),
+                "bought {replicas} at {rose_ms} and gave some back at {fell:?}"
+            );
+        }
     }
 }

@@ -139,7 +139,7 @@ impl Server {
             client: counting(self.client.clone(), Arc::clone(&requests)),
             settings: settings(namespaces),
             registry: prometheus::Registry::new(),
-            observation: observation.clone(),
+            observation,
             clock: Arc::new(SystemClock::new()),
             reconcile: idle,
         };
