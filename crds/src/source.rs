@@ -112,7 +112,8 @@ macro_rules! source {
             /// A web server.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub http: Option<HttpSource>,
-            /// A key of a ConfigMap of the job's namespace.
+            /// A key of a ConfigMap of the job's namespace that carries the label
+            /// `proving.rs/readable-by-proofjobs: "true"`.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub config_map: Option<KeyReference>,
             /// A key of a Secret of the job's namespace that carries the label
