@@ -68,7 +68,9 @@ start_node() {
       unshare --mount --uts --ipc --net --pid --fork --kill-child --propagation private "$here/node/init.sh"
   ) &
   starter=$!
-  until process=$(cat "/proc/$starter/task/$starter/children" 2>/dev/null) && [ -n "$process" ]; do
+  # Before it is unshare, its children are those of the shell that it was.
+  until [ "$(cat "/proc/$starter/comm" 2>/dev/null)" = unshare ] &&
+    process=$(cat "/proc/$starter/task/$starter/children" 2>/dev/null) && [ -n "$process" ]; do
     kill -0 "$starter" 2>/dev/null || fail "the node did not start, see $folder/log/node.log"
     sleep 0.05
   done
