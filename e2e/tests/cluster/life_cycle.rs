@@ -9,7 +9,8 @@ use crate::support::kubectl::{await_gone, kubectl, patch};
 use crate::support::objects::Cluster;
 use crate::support::scene::{Scene, condition, is_true};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, JOB_RUNNING, attempts, expect_no_leaked_artifacts, start_cluster, submit,
+    Applied, JOB_FINISHED, JOB_RUNNING, attempts, expect_no_leaked_artifacts, expect_only_kept,
+    start_cluster, submit,
 };
 
 /// From a change of spec to what follows from it.
@@ -114,9 +115,9 @@ fn a_job_with_a_time_to_live_is_deleted_after_its_end() {
             .manifest("brief")
             .spec("ttlSecondsAfterFinished", json!(2)),
     );
-    job.succeeded(JOB_FINISHED);
+    let done = job.succeeded(JOB_FINISHED);
     await_gone(scene.namespace(), "proofjob", &job.name, Duration::from_secs(40));
-    assert_eq!(scene.keys_of_jobs(), Vec::<String>::new());
+    expect_only_kept(&scene, &done);
     scene.finish();
 }
 

@@ -57,7 +57,7 @@ fn workers_come_from_zero_when_work_comes_and_go_again() {
 }
 
 #[test]
-fn a_group_on_simulated_gpus_gets_them_and_proves() {
+fn each_backend_container_of_a_group_on_gpus_gets_one() {
     let scene = Scene::new("gpus");
     let cluster =
         Cluster::emulated(&scene).group("gpu", "emulated", json!({"device": {"gpu": {"count": 2}}}));
@@ -69,6 +69,5 @@ fn a_group_on_simulated_gpus_gets_them_and_proves() {
         .filter(|each| each["resources"]["limits"]["nvidia.com/gpu"] == "1")
         .count();
     assert_eq!(with_gpu, 2, "one GPU for each of two backend containers");
-    submit(&scene, &Model::new(8).duration("prove", 200).manifest("on-gpus")).succeeded(JOB_FINISHED);
     scene.finish();
 }

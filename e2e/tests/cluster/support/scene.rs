@@ -125,7 +125,13 @@ impl Scene {
             ]);
         }
         for namespace in &self.namespaces {
-            kubectl(&["delete", "namespace", namespace, "--wait=false"]);
+            kubectl(&[
+                "delete",
+                "namespace",
+                namespace,
+                "--wait=false",
+                "--ignore-not-found",
+            ]);
         }
         for namespace in std::mem::take(&mut self.namespaces) {
             kubectl::await_gone(&namespace, "namespace", &namespace, NAMESPACE_GONE);
