@@ -6,6 +6,8 @@ export RUST_BACKTRACE=1
 layer=${1:?name a layer: light, store, api, e2e or proof}
 case $layer in
   light)
+    tools/test-images.sh
+    (cd config/samples/command/gnark && go test ./...)
     with_real_servers=(prover-e2e prover-artifacts prover-crds prover-chart prover-kubernetes prover-controller)
     # The tests of workers start the real supervisor.
     cargo build --locked -p prover-supervisor
@@ -23,8 +25,9 @@ case $layer in
   proof) cargo test --locked -p prover-e2e --test real_proof ;;
   load) cargo test --locked --release -p prover-controller --test load ;;
   cluster)
+    shift
     e2e/cluster/up.sh
     e2e/cluster/install.sh
-    cargo test --locked -p prover-e2e --test cluster -- ${E2E_SCENARIOS:-} ;;
+    e2e/cluster/e2e.sh "$@" ;;
   *) echo "there is no layer $layer: choose light, store, api, e2e, proof, load or cluster" >&2; exit 2 ;;
 esac
