@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
         help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
-        test-risc0-proving test-e2e test-proof test-load e2e \
-        lint verify bench bench-core bench-overhead bench-cpu-levels minio kube-apiserver \
+        test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
+        lint verify bench bench-core bench-overhead bench-cpu-levels bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
@@ -59,7 +59,10 @@ test-risc0-proving: programs ## What RISC Zero's verifier accepts and refuses, k
 test-e2e: build ## Local mode with real processes, faults and bad input
 	@tools/test.sh e2e
 
-e2e: build images ## Scenarios on a real Kubernetes, faults among them (up to 30 min; starts the cluster)
+e2e-part: build images sample-gnark ## The cluster scenarios that fit into continuous integration (the cluster is stopped afterwards)
+	@tools/test-cluster-part.sh
+
+e2e: build images sample-gnark ## Scenarios on a real Kubernetes, faults among them (up to 30 min; starts the cluster)
 	@tools/test.sh cluster
 
 test-load: kube-apiserver ## The operator with 100 ProverClusters and 10,000 ProofJobs on a real kube-apiserver
@@ -108,6 +111,9 @@ bench-core: ## Decisions per second of the scheduling core
 
 bench-overhead: build ## Wall time through coordinator and agents against RISC Zero's own local prover
 	@tools/bench-overhead.sh
+
+bench-cluster: ## How soon jobs start and lost workers are replaced, in the cluster of cluster-up and cluster-install
+	@tools/bench-cluster.sh
 
 bench-cpu-levels: prerequisites ## What building the prover for x86-64-v3 brings, pair by pair
 	@tools/bench-cpu-levels.sh
