@@ -148,6 +148,20 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The certificates that the store's shall be checked with can't be used.
+    #[error(
+        "the certificates in {}, which the store {store} shall be checked with, can't be used: {problem}. Give a file \
+         of PEM certificates of authorities (AWS_CA_BUNDLE; spec.artifactStore.s3.caRef of a ProverCluster)",
+        path.display()
+    )]
+    Authorities {
+        /// The store.
+        store: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The store asks for fewer requests.
     #[error("the store {store} is too busy for `{key}` ({code})")]
     Throttled {
@@ -302,6 +316,7 @@ impl StoreError {
             Self::StoreNotWritable { .. } => "store_not_writable",
             Self::AccessDenied { .. } => "access_denied",
             Self::NoCredentials { .. } => "no_credentials",
+            Self::Authorities { .. } => "authorities",
             Self::Throttled { .. } => "throttled",
             Self::Timeout { .. } => "timeout",
             Self::Connection { .. } => "connection",
@@ -344,6 +359,7 @@ impl StoreError {
             | Self::StoreNotWritable { .. }
             | Self::AccessDenied { .. }
             | Self::NoCredentials { .. }
+            | Self::Authorities { .. }
             | Self::Rejected { .. }
             | Self::TooLarge { .. }
             | Self::TooManyObjects { .. }

@@ -1,7 +1,7 @@
 //! The interface that every store implements, its options, and the one function that opens a store by URL.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,9 @@ pub struct StoreOptions {
     pub sync: bool,
     /// S3: credentials; without them the usual chain counts (environment, web identity, container, instance).
     pub credentials: Option<StaticCredentials>,
+    /// S3: file of PEM certificates of authorities that are trusted beside those of the system; without it that which
+    /// the variable `AWS_CA_BUNDLE` names, if any. Read once, when the store is opened.
+    pub authorities: Option<PathBuf>,
     /// S3: content of more bytes than this is uploaded in parts.
     pub multipart_threshold_bytes: u64,
     /// S3: size of a part. S3 wants at least 5 MiB; it grows where 10,000 parts would not be enough.
@@ -176,6 +179,7 @@ impl Default for StoreOptions {
             jitter: Arc::new(RandomJitter),
             sync: false,
             credentials: None,
+            authorities: None,
             multipart_threshold_bytes: 16 << 20,
             part_bytes: 8 << 20,
             parts_in_flight: 4,

@@ -518,3 +518,88 @@ async fn a_small_object_costs_one_request_each_way() {
         [("get_object", 1), ("put_object", 2)]
     );
 }
+
+/// What a MinIO that speaks TLS needs, and where the certificate of its authority lies.
+struct Encrypted {
+    minio: Minio,
+    folder: tempfile::TempDir,
+}
+
+impl Encrypted {
+    fn start() -> Encrypted {
+        let folder = tempfile::tempdir().unwrap();
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, authority_key).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let server = server.signed_by(&key, &authority).unwrap();
+        let certificates = folder.path().join("certificates");
+        fs::create_dir(&certificates).unwrap();
+        fs::write(certificates.join("public.crt"), server.pem()).unwrap();
+        fs::write(certificates.join("private.key"), key.serialize_pem()).unwrap();
+        fs::write(folder.path().join("authority.pem"), authority.pem()).unwrap();
+        // To MinIO a folder at the top of its data is a bucket.
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("encrypted")).unwrap();
+        Encrypted {
+            minio: Minio::start_encrypted(&data, &certificates),
+            folder,
+        }
+    }
+
+    async fn open(&self, authorities: Option<&str>) -> Result<Arc<dyn ArtifactStore>, StoreError> {
+        let url = format!(
+            "s3://encrypted/some/prefix?endpoint=https://{}&region=us-east-1&path-style=true",
+            self.minio.address
+        );
+        let options = StoreOptions {
+            credentials: Some(self.minio.credentials.clone()),
+            authorities: authorities.map(|name| self.folder.path().join(name)),
+            // It may still be starting.
+            retry: RetryPolicy::default(),
+            ..options()
+        };
+        open_with(&url, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_certificate_comes_from_a_private_authority_is_used_once_that_is_trusted() {
+    let encrypted = Encrypted::start();
+    let trusted = encrypted.open(Some("authority.pem")).await.unwrap();
+    trusted.probe().await.unwrap();
+    let refused = encrypted.open(None).await.unwrap().probe().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Connection { .. }), "{refused:?}");
+    assert!(format!("{refused}").contains("certificate"), "{refused}");
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_refused_with_their_file_and_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let malformed = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("empty.pem"), "").unwrap();
+    fs::write(folder.path().join("text.pem"), "certificates are elsewhere").unwrap();
+    fs::write(folder.path().join("malformed.pem"), malformed).unwrap();
+    for (name, problem) in [
+        ("missing.pem", "No such file"),
+        ("empty.pem", "holds no certificate"),
+        ("text.pem", "holds no certificate"),
+        ("malformed.pem", "certificate 1 is malformed"),
+    ] {
+        let path = folder.path().join(name);
+        let options = StoreOptions {
+            authorities: Some(path.clone()),
+            ..options()
+        };
+        let url = "s3://bucket?endpoint=https://127.0.0.1:1&region=us-east-1&path-style=true";
+        let error = open_with(url, options).await.unwrap_err();
+        assert_eq!(error.category(), "authorities", "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&path.display().to_string()) && text.contains(problem),
+            "{text}"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! A real MinIO for the tests of one process: a random port, random credentials, a temporary folder.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -60,7 +60,21 @@ fn binary() -> PathBuf {
 
 impl Minio {
     /// Starts MinIO over this folder, or over a temporary one that goes with it.
-    pub(crate) fn start(folder: Option<&std::path::Path>) -> Self {
+    pub(crate) fn start(folder: Option<&Path>) -> Self {
+        let minio = Self::spawn(folder, None);
+        minio.await_answer("HTTP/1.1 200");
+        minio
+    }
+
+    /// Starts MinIO over this folder, with `public.crt` and `private.key` of the other one. It may still be starting.
+    pub(crate) fn start_encrypted(folder: &Path, certificates: &Path) -> Self {
+        let minio = Self::spawn(Some(folder), Some(certificates));
+        // The answer to what is not encrypted.
+        minio.await_answer("HTTP/1.0 400");
+        minio
+    }
+
+    fn spawn(folder: Option<&Path>, certificates: Option<&Path>) -> Self {
         let credentials = StaticCredentials {
             access_key_id: uuid::Uuid::new_v4().simple().to_string(),
             secret_access_key: uuid::Uuid::new_v4().simple().to_string(),
@@ -68,7 +82,7 @@ impl Minio {
         };
         let temporary = tempfile::tempdir().unwrap().keep();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let script = "\"$0\" server --quiet --address \"$1\" \"$2\" & \
+        let script = "\"$0\" server --quiet --certs-dir \"$4\" --address \"$1\" \"$2\" & \
                       read end; kill -9 $!; wait; rm -rf \"$3\"";
         let shell = Command::new("sh")
             .args(["-c", script])
@@ -76,6 +90,7 @@ impl Minio {
             .arg(address.to_string())
             .arg(folder.unwrap_or(&temporary))
             .arg(&temporary)
+            .arg(certificates.unwrap_or(&temporary.join("no-certificates")))
             .env("MINIO_ROOT_USER", &credentials.access_key_id)
             .env("MINIO_ROOT_PASSWORD", &credentials.secret_access_key)
             .env("MINIO_BROWSER", "off")
@@ -84,16 +99,14 @@ impl Minio {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let minio = Self {
+        Self {
             address,
             credentials,
             _shell: shell,
-        };
-        minio.await_ready();
-        minio
+        }
     }
 
-    fn await_ready(&self) {
+    fn await_answer(&self, wanted: &str) {
         use std::io::{Read, Write};
         let start = Instant::now();
         loop {
@@ -103,7 +116,7 @@ impl Minio {
                 )?;
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer)?;
-                Ok(answer.starts_with("HTTP/1.1 200"))
+                Ok(answer.starts_with(wanted))
             });
             if matches!(ready, Ok(true)) {
                 return;
