@@ -53,6 +53,8 @@ pub struct CoordinatorConfig {
     pub input_bytes: u64,
     /// Artifacts that are deleted at once.
     pub parallel_deletes: usize,
+    /// Shortest time between two tries of the store, which is tried while jobs are unfinished or the last try failed.
+    pub store_probe_interval: Duration,
     /// Where this coordinator's metrics are registered.
     pub registry: Registry,
     /// What time it is.
@@ -76,6 +78,7 @@ impl CoordinatorConfig {
             program_bytes: 512 << 20,
             input_bytes: 4 << 30,
             parallel_deletes: 8,
+            store_probe_interval: Duration::from_secs(30),
             registry: Registry::new(),
             clock: Arc::new(SystemClock::new()),
         }

@@ -24,6 +24,7 @@ mod session;
 mod sign_in;
 mod sources;
 mod start;
+mod store_watch;
 mod view;
 
 pub use admission::{INPUT, PROGRAM, PROOF, PUBLIC_VALUES, policy};

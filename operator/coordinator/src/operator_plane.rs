@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::command::Command;
 use crate::sign_in::SignIn;
+use crate::store_watch::StoreState;
 use crate::view::{ClassDepth, ClusterView, WorkerView};
 
 /// Time between two states where the operator does not say.
@@ -37,6 +38,7 @@ pub(crate) struct OperatorPlaneService {
     pub(crate) sign_in: SignIn,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) store: watch::Receiver<StoreState>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stop: CancellationToken,
 }
@@ -55,6 +57,7 @@ impl OperatorPlane for OperatorPlaneService {
         };
         let watching = Watching {
             cluster: self.cluster.clone(),
+            store: self.store.clone(),
             clock: Arc::clone(&self.clock),
             stop: self.stop.clone(),
             interval,
@@ -97,6 +100,7 @@ impl OperatorPlane for OperatorPlaneService {
 /// One watch.
 struct Watching {
     cluster: watch::Receiver<Arc<ClusterView>>,
+    store: watch::Receiver<StoreState>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
     interval: Duration,
@@ -115,16 +119,18 @@ impl Watching {
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 changed = self.cluster.changed() => changed.ok()?,
+                changed = self.store.changed() => changed.ok()?,
                 () = tokio::time::sleep(silence) => {}
             }
         }
         let view = self.cluster.borrow_and_update().clone();
-        Some(state(&view, Timestamp(self.clock.now_milliseconds())))
+        let store = self.store.borrow_and_update().clone();
+        Some(state(&view, store, Timestamp(self.clock.now_milliseconds())))
     }
 }
 
 /// A view in the words of the operator plane.
-fn state(view: &ClusterView, now: Timestamp) -> wire::ClusterState {
+fn state(view: &ClusterView, store: StoreState, now: Timestamp) -> wire::ClusterState {
     let class = |name: &str, depth: &ClassDepth| wire::ClassWork {
         device_class: name.to_owned(),
         waiting_tasks: depth.waiting_tasks,
@@ -154,6 +160,9 @@ fn state(view: &ClusterView, now: Timestamp) -> wire::ClusterState {
         pinned_backend_versions: pinned
             .map(|backend| format!("{} {}", backend.name, backend.version))
             .collect(),
+        store_ready: Some(store.ready),
+        store_reason: store.reason.to_owned(),
+        store_message: store.message,
     }
 }
 

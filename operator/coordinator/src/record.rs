@@ -254,7 +254,7 @@ impl JobRecord {
             bad_input: words.bad_input,
             message: words.message,
             reason: words.reason,
-            stages: self.stages(state),
+            stages: self.stages(state, succeeded),
             tasks: self.views.clone(),
             execution: self.execution.clone(),
             proof: succeeded.then(|| self.proof_view(state)).flatten(),
@@ -281,7 +281,7 @@ impl JobRecord {
         })
     }
 
-    fn stages(&self, state: &State) -> Vec<StageProgress> {
+    fn stages(&self, state: &State, succeeded: bool) -> Vec<StageProgress> {
         let mut stages: BTreeMap<(u32, Arc<str>), StageProgress> = BTreeMap::new();
         for count in state.task_counts(self.job) {
             // Markers may have types that no backend declares: they are no stage.
@@ -297,7 +297,12 @@ impl JobRecord {
                 running: 0,
             });
             stage.done += count.succeeded;
-            stage.total += count.total;
+            // A job that succeeded needed none of what ended otherwise: those tasks belong to plans that were given up.
+            stage.total += if succeeded {
+                count.total - count.ended
+            } else {
+                count.total
+            };
             stage.running += count.running;
         }
         stages.into_values().collect()

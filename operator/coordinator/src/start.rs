@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::operator_plane::OperatorPlaneService;
 use crate::session::WorkerPlaneService;
 use crate::sign_in::SignIn;
+use crate::store_watch::{self, StoreState};
 use crate::view::ClusterView;
 
 /// How often an idle connection is asked for a sign of life, and how long it may take to give one.
@@ -60,6 +61,7 @@ pub async fn start(
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     let (deletions, deletion_queue) = mpsc::channel(DELETE_QUEUE);
     let (cluster_sender, cluster) = watch::channel(Arc::new(ClusterView::default()));
+    let (store_sender, store_state) = watch::channel(StoreState::reachable());
     let stop = CancellationToken::new();
     let actor = Actor::new(ActorParts {
         limits: config.limits.clone(),
@@ -78,6 +80,7 @@ pub async fn start(
         sign_in: sign_in.clone(),
         commands: commands.clone(),
         cluster: cluster.clone(),
+        store: store_state,
         clock: Arc::clone(&config.clock),
         stop: stop.clone(),
     };
@@ -103,6 +106,13 @@ pub async fn start(
             deletion_queue,
             config.parallel_deletes,
             metrics,
+        )),
+        tokio::spawn(store_watch::run(
+            Arc::clone(&store),
+            store_sender,
+            cluster.clone(),
+            config.store_probe_interval,
+            stop.clone(),
         )),
         tokio::spawn(serve(listener, service, operator_plane, stop.clone())),
     ];

@@ -141,6 +141,42 @@ async fn neither_plane_takes_the_others_identity() {
 }
 
 #[tokio::test]
+async fn the_operator_learns_that_the_store_went_away_while_jobs_wait_and_that_it_is_back() {
+    let fixture = mk_fixture_with(|config| {
+        config.worker_authentication = WorkerAuthentication::Custom(Arc::new(Named));
+        config.store_probe_interval = Duration::from_millis(20);
+    })
+    .await;
+    let mut client = operator_client(&fixture).await;
+    let request = operator::WatchRequest { interval_ms: 200 };
+    let mut states = client
+        .watch(signed("operator", request))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = state_where(&mut states, |_| true).await;
+    assert_eq!(
+        (first.store_ready, first.store_reason.as_str()),
+        (Some(true), "StoreReachable")
+    );
+    let job = fixture.submit(mk_job("a")).await;
+    let (store, away) = (
+        fixture.folder.path().join("store"),
+        fixture.folder.path().join("away"),
+    );
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::write(&store, "no folder").unwrap();
+    let told = state_where(&mut states, |state| state.store_ready == Some(false)).await;
+    assert_eq!(told.store_reason, "StoreNotWritable", "{}", told.store_message);
+    assert!(!told.store_message.is_empty());
+    std::fs::remove_file(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    let back = state_where(&mut states, |state| state.store_ready == Some(true)).await;
+    assert_eq!(back.store_reason, "StoreReachable");
+    drop(job);
+}
+
+#[tokio::test]
 async fn a_pod_that_is_gone_loses_its_stream_and_can_not_come_back() {
     let fixture = mk_cluster().await;
     let mut worker = connect(&fixture, "pod-a/1", "pod-a").await.unwrap();
