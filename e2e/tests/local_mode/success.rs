@@ -127,25 +127,34 @@ fn an_executed_job_tells_its_public_values_and_cycles_and_writes_no_proof() {
 
 #[test]
 fn several_devices_of_one_worker_share_the_work() {
-    let done = Job::new(Model::new(8).duration("prove", 150).manifest("devices").text())
+    let done = Job::new(Model::new(8).duration("prove", 300).manifest("devices").text())
         .workers(1)
         .arguments(["--devices-per-worker", "3"])
         .run()
         .expect_code(0);
     let report = done.report();
     assert_eq!(report["workers"]["devicesPerWorker"], 3);
-    // Eight tasks of 150 ms one after the other would take 1.2 s: less means that devices worked side by side.
-    let prove = report["taskTypes"]
+    // When each task was on a device, in milliseconds. Its end in the report is later: its output is stored before.
+    let mut on_device: Vec<(i64, i64)> = report["tasks"]
         .as_array()
         .unwrap()
         .iter()
-        .find(|entry| entry["type"] == "prove")
-        .unwrap();
-    let elapsed = report["timing"]["elapsedSeconds"].as_f64().unwrap();
-    assert!(
-        elapsed < prove["totalSeconds"].as_f64().unwrap(),
-        "{elapsed} {prove}"
-    );
+        .filter(|task| task["type"] == "prove")
+        .map(|task| {
+            let start: jiff::Timestamp = task["startedAt"].as_str().unwrap().parse().unwrap();
+            let device = task["deviceSeconds"].as_f64().unwrap();
+            let start = start.as_millisecond();
+            (start, start + (device * 1_000.0) as i64)
+        })
+        .collect();
+    on_device.sort_unstable();
+    assert_eq!(on_device.len(), 8);
+    // A device has one task at a time, so two that overlap for half of their time were on two devices.
+    let together = on_device
+        .windows(2)
+        .filter(|pair| pair[0].1 - pair[1].0 >= 150)
+        .count();
+    assert!(together >= 2, "{on_device:?}");
 }
 
 #[test]
