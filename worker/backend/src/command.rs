@@ -16,6 +16,23 @@ use crate::serve::{ServeEnd, serve};
 /// Environment variable in which an agent hands over the path of its socket.
 pub const AGENT_SOCKET_VARIABLE: &str = "PROVER_AGENT_SOCKET";
 
+/// Environment variable in which an agent says what its devices are: `cpu` or `gpu`. Also set for planners, which take
+/// none, so that all processes of a worker describe themselves alike.
+pub const DEVICE_CLASS_VARIABLE: &str = "PROVER_DEVICE_CLASS";
+
+/// The class of the worker's devices as its agent says it; processor cores where it does not.
+#[must_use]
+pub fn device_class() -> crate::protocol::DeviceClass {
+    class_named(std::env::var(DEVICE_CLASS_VARIABLE).ok().as_deref())
+}
+
+fn class_named(name: Option<&str>) -> crate::protocol::DeviceClass {
+    match name {
+        Some("gpu") => crate::protocol::DeviceClass::Gpu,
+        _ => crate::protocol::DeviceClass::Cpu,
+    }
+}
+
 /// Threads for waiting on sockets and timers; work that keeps cores busy has threads of its own.
 const RUNTIME_THREADS: usize = 4;
 /// Stack of all threads in bytes, as large as that of a main thread: provers recurse deeply.
@@ -261,5 +278,18 @@ fn print_answer(format: OutputFormat, answer: &VerifyAnswer<'_>) {
             ),
             (false, message) => println!("not accepted: {}", message.as_deref().unwrap_or_default()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class_named;
+    use crate::protocol::DeviceClass;
+
+    #[test]
+    fn devices_are_processor_cores_unless_the_agent_says_otherwise() {
+        assert_eq!(class_named(Some("gpu")), DeviceClass::Gpu);
+        assert_eq!(class_named(Some("cpu")), DeviceClass::Cpu);
+        assert_eq!(class_named(None), DeviceClass::Cpu);
     }
 }

@@ -38,7 +38,7 @@ pub mod validate;
 pub use async_trait::async_trait;
 pub use attempt::{Attempt, ChannelMessages, Completed, SubmittedTask, TaskResults};
 pub use backend::{Backend, Verified, VerifyFailure, VerifyRequest};
-pub use command::{AGENT_SOCKET_VARIABLE, main};
+pub use command::{AGENT_SOCKET_VARIABLE, DEVICE_CLASS_VARIABLE, device_class, main};
 pub use error::{CallError, TaskError};
 pub use in_flight::{ChildFailed, InFlight};
 pub use join_tree::{Join, JoinTree, Node};

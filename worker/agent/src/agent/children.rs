@@ -179,6 +179,10 @@ impl Agent {
                 socket.to_string_lossy().into_owned(),
             ),
             (DEVICE_VARIABLE.to_owned(), device_id.to_owned()),
+            (
+                prover_backend::DEVICE_CLASS_VARIABLE.to_owned(),
+                self.config.device_kind.name().to_owned(),
+            ),
         ]);
         let device_id = device_id.to_owned();
         match &self.config.backend {

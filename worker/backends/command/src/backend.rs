@@ -41,8 +41,8 @@ pub(crate) fn program_id(program: &[u8]) -> String {
 #[async_trait]
 impl Backend for Command {
     fn describe(&self) -> BackendDescription {
-        let resources = |host_memory_bytes| Resources {
-            device_class: DeviceClass::Cpu.into(),
+        let resources = |device_class: DeviceClass, host_memory_bytes| Resources {
+            device_class: device_class.into(),
             host_memory_bytes,
             vram_bytes: 0,
         };
@@ -60,8 +60,9 @@ impl Backend for Command {
                 system: self.config.offered_as(),
                 kind: KIND.to_owned(),
                 root_task_type: task_type::PLAN.to_owned(),
-                parent_chain: vec![resources(PLANNER_MEMORY_BYTES)],
+                parent_chain: vec![resources(DeviceClass::Cpu, PLANNER_MEMORY_BYTES)],
                 largest_leaf: Some(resources(
+                    prover_backend::device_class(),
                     largest_leaf.max(self.config.verify_host_memory_bytes()),
                 )),
             }],

@@ -47,8 +47,8 @@ pub(crate) fn description() -> BackendDescription {
             Lane::Device.into()
         },
     });
-    let resources = |host_memory_bytes| Resources {
-        device_class: DeviceClass::Cpu.into(),
+    let resources = |device_class: DeviceClass, host_memory_bytes| Resources {
+        device_class: device_class.into(),
         host_memory_bytes,
         vram_bytes: 0,
     };
@@ -60,8 +60,8 @@ pub(crate) fn description() -> BackendDescription {
             system: "emulated".to_owned(),
             kind: "Emulated".to_owned(),
             root_task_type: "plan".to_owned(),
-            parent_chain: vec![resources(PLANNER_MEMORY_BYTES)],
-            largest_leaf: Some(resources(LEAF_MEMORY_BYTES)),
+            parent_chain: vec![resources(DeviceClass::Cpu, PLANNER_MEMORY_BYTES)],
+            largest_leaf: Some(resources(prover_backend::device_class(), LEAF_MEMORY_BYTES)),
         }],
         task_types: task_types.collect(),
         hang_after_ms: from_environment(HANG_AFTER_VARIABLE).unwrap_or(0),
