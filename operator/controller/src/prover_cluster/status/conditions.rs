@@ -99,11 +99,16 @@ fn coordinator(facts: &Facts<'_>) -> Verdict {
 /// Only a coordinator can tell: the operator has no credentials of the store.
 fn store(facts: &Facts<'_>) -> Verdict {
     match facts.found.state.as_deref() {
+        Some(state) if state.store_ready == Some(false) => {
+            let known = reasons::ALL.iter().find(|known| **known == state.store_reason);
+            let reason = known.copied().unwrap_or(reasons::STORE_FAILED);
+            Verdict::new(Holds::False, reason, state.store_message.as_str())
+        }
         // A coordinator that has not tried the store out leads nobody.
         Some(_) => Verdict::new(
             Holds::True,
             reasons::STORE_REACHABLE,
-            "the coordinator tried it out at its start",
+            "the coordinator could use it when it tried last",
         ),
         None => Verdict::new(
             Holds::Unknown,

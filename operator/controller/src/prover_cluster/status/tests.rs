@@ -237,6 +237,30 @@ fn a_coordinator_that_ends_again_and_again_is_quoted() {
 }
 
 #[test]
+fn a_store_that_the_coordinator_cannot_use_any_more_is_told_in_its_words() {
+    let told = |reason: &str| {
+        let state = ClusterState {
+            store_ready: Some(false),
+            store_reason: reason.to_owned(),
+            store_message: "the store refuses access".to_owned(),
+            ..state(2)
+        };
+        status(&Dereferenced {
+            state: Some(Arc::new(state)),
+            ..found()
+        })
+    };
+    let denied = told(reasons::STORE_ACCESS_DENIED);
+    let expected = ("False", reasons::STORE_ACCESS_DENIED, "the store refuses access");
+    assert_eq!(condition(&denied, words::STORE_READY), expected);
+    assert_eq!(condition(&denied, words::READY), expected);
+    assert_eq!(
+        condition(&told("WordOfALaterVersion"), words::STORE_READY).1,
+        reasons::STORE_FAILED
+    );
+}
+
+#[test]
 fn the_scheduler_and_the_quota_are_quoted() {
     let unscheduled = json!({ "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
