@@ -73,7 +73,7 @@ pub(crate) async fn run(
                 Ok(_) => StoreState::reachable(),
                 Err(error) => StoreState::failed(&error),
             };
-            tell(&told, found);
+            tell(&told, &found);
         }
     };
     tokio::select! {
@@ -83,7 +83,7 @@ pub(crate) async fn run(
 }
 
 /// Words alone are no change: errors name the object that was tried, which is another one each time.
-fn tell(told: &watch::Sender<StoreState>, found: StoreState) {
+fn tell(told: &watch::Sender<StoreState>, found: &StoreState) {
     let changed = told.send_if_modified(|known| {
         let changed = known.reason != found.reason;
         if changed {
