@@ -65,7 +65,9 @@ impl World {
     }
 
     async fn ensure(&self) {
-        Box::pin(ensure(&self.context, &self.cluster, &self.key)).await.unwrap();
+        Box::pin(ensure(&self.context, &self.cluster, &self.key))
+            .await
+            .unwrap();
     }
 
     /// Looks until a look costs nothing: then the caches have caught up.
