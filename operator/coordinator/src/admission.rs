@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use prost::Message;
 use prover_artifacts::{ArtifactStore, Prefix};
 use prover_backend::protocol;
@@ -32,8 +31,6 @@ pub const INPUT: &str = "input";
 pub(crate) const ROOT_REQUEST: &str = "@root";
 /// Failures that a job survives where its manifest does not say.
 const DEFAULT_RETRY_LIMIT: u32 = 3;
-/// Sources of one job that are on their way into the store at once.
-const PARALLEL_UPLOADS: usize = 4;
 /// Longest uid, which is a part of artifact keys.
 const UID_BYTES: usize = 128;
 
@@ -161,15 +158,10 @@ pub(crate) async fn prepare(
             program.size_bytes,
         )?;
     }
-    let uploads: Vec<_> = found
-        .iter()
-        .map(|source| sources::upload(store, &prefix, &uid, source))
-        .collect();
-    // A small job would wait for each of them longer than for anything else.
-    let bound = stream::iter(uploads)
-        .buffered(PARALLEL_UPLOADS)
-        .try_collect()
-        .await?;
+    let mut bound = Vec::with_capacity(found.len());
+    for source in &found {
+        bound.push(sources::upload(store, &prefix, &uid, source).await?);
+    }
     Ok(request(spec, uid, name, tenant, prefix, bound))
 }
 
