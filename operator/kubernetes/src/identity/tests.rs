@@ -281,10 +281,13 @@ async fn the_operator_is_let_in_with_its_own_audience_and_account_only() {
     );
 }
 
+/// Makes one claim of a good token that of somebody else.
+type Change = Box<dyn FnOnce(&mut Value)>;
+
 #[tokio::test]
 async fn claims_of_others_are_refused() {
     let fixture = mk_fixture();
-    let refused: [(&str, Box<dyn FnOnce(&mut Value)>); 12] = [
+    let refused: [(&str, Change); 12] = [
         (
             "token_audience",
             Box::new(|c| c["aud"] = json!(["https://kubernetes.default.svc"])),

@@ -57,7 +57,7 @@ fn mk_status(code: u16, reason: &str) -> Value {
            "message": reason})
 }
 
-fn mk_object(kind: &str, labelled: bool, fields: Value) -> Value {
+fn mk_object(kind: &str, labelled: bool, fields: &Value) -> Value {
     let labels = if labelled {
         json!({"proving.rs/readable-by-proofjobs": "true"})
     } else {
@@ -213,10 +213,10 @@ async fn labelled_config_maps_and_secrets_of_the_namespace_are_read() {
     let config_map = json!({"data": {"text": "hello"}, "binaryData": {"binary": "AAEC"}});
     let fixture = mk_fixture(
         &[
-            (CONFIG_MAP, mk_object("ConfigMap", true, config_map)),
+            (CONFIG_MAP, mk_object("ConfigMap", true, &config_map)),
             (
                 SECRET,
-                mk_object("Secret", true, json!({"data": {"binary": "AwQF"}})),
+                mk_object("Secret", true, &json!({"data": {"binary": "AwQF"}})),
             ),
         ],
         &[],
@@ -243,8 +243,8 @@ async fn objects_without_the_label_are_not_read() {
     let data = json!({"data": {"a": "aGVsbG8="}});
     let fixture = mk_fixture(
         &[
-            (CONFIG_MAP, mk_object("ConfigMap", false, data.clone())),
-            (SECRET, mk_object("Secret", false, data)),
+            (CONFIG_MAP, mk_object("ConfigMap", false, &data)),
+            (SECRET, mk_object("Secret", false, &data)),
         ],
         &[],
     );
@@ -264,7 +264,7 @@ async fn objects_without_the_label_are_not_read() {
 async fn what_the_api_server_refuses_is_told_and_what_may_pass_is_transient() {
     let large = json!({"data": {"a": "x".repeat(1_001)}});
     for (object, problem) in [
-        (mk_object("ConfigMap", true, large), RemoteProblem::TooLarge),
+        (mk_object("ConfigMap", true, &large), RemoteProblem::TooLarge),
         (mk_status(403, "Forbidden"), RemoteProblem::Unreadable),
         (mk_status(503, "ServiceUnavailable"), RemoteProblem::Transient),
         (mk_status(429, "TooManyRequests"), RemoteProblem::Transient),
@@ -330,7 +330,7 @@ async fn redirects_lead_to_allowed_hosts_only_and_carry_no_token_there() {
     let target = Web::serving("moved").await;
     let location = format!("location: http://other.example:{}/x\r\n", target.port);
     let first = Web::start(vec![mk_answer("302 Found", &location, "")]).await;
-    let token = mk_object("Secret", true, json!({"data": {"token": "aHVzaAo="}}));
+    let token = mk_object("Secret", true, &json!({"data": {"token": "aHVzaAo="}}));
     let hosts = [
         format!("first.example:{}", first.port),
         format!("other.example:{}", target.port),
@@ -428,7 +428,7 @@ async fn an_object_of_a_foreign_bucket_is_asked_for_with_its_own_credentials_or_
     let web = Web::serving("object").await;
     let secret =
         json!({"data": {"accessKeyId": "QUtJRA==", "secretAccessKey": "aHVzaA==", "sessionToken": "dG9r"}});
-    let fixture = mk_fixture(&[(SECRET, mk_object("Secret", true, secret))], &["127.0.0.1"]);
+    let fixture = mk_fixture(&[(SECRET, mk_object("Secret", true, &secret))], &["127.0.0.1"]);
     let mut source = S3Source {
         bucket: Some("inputs".to_owned()),
         key: "blocks/1 + 2".to_owned(),
