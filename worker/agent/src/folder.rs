@@ -363,7 +363,12 @@ mod tests {
         // Root may write everywhere: only another user can tell.
         if rustix::process::geteuid().is_root() && std::env::var_os(CHILD).is_none() {
             let test = std::thread::current().name().unwrap().to_owned();
-            let child = std::process::Command::new(std::env::current_exe().unwrap())
+            // Where the executable was built, another user may not look.
+            let place = tempfile::tempdir_in("/tmp").unwrap();
+            std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+            let executable = place.path().join("test");
+            std::fs::copy(std::env::current_exe().unwrap(), &executable).unwrap();
+            let child = std::process::Command::new(executable)
                 .args([&test, "--exact", "--nocapture"])
                 .env(CHILD, "1")
                 .env("TMPDIR", "/tmp")
