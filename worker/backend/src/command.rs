@@ -17,8 +17,9 @@ use crate::serve::{ServeEnd, serve};
 pub const AGENT_SOCKET_VARIABLE: &str = "PROVER_AGENT_SOCKET";
 
 /// Environment variable in which an agent says what its devices are: `cpu` or `gpu`. Also set for planners, which take
-/// none, so that all processes of a worker describe themselves alike.
-pub const DEVICE_CLASS_VARIABLE: &str = "PROVER_DEVICE_CLASS";
+/// none, so that all processes of a worker describe themselves alike. Not the name of one of the worker's own variables,
+/// which its launcher would read as an argument.
+pub const DEVICE_CLASS_VARIABLE: &str = "PROVER_DEVICE_KIND";
 
 /// The class of the worker's devices as its agent says it; processor cores where it does not.
 #[must_use]
