@@ -416,8 +416,8 @@ async fn kubectl_gets_the_documented_columns_and_names() {
         (
             "proofjobs",
             "pj",
-            vec!["Name", "Phase", "Progress", "System", "Kind", "Age"],
-            vec!["Hz", "Cycles", "Cluster", "Reason"],
+            vec!["Name", "Phase", "Progress", "System", "Kind", "Hz", "Age"],
+            vec!["Cycles", "Cluster", "Reason"],
         ),
         (
             "proverclusters",
