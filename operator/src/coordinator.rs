@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// Folder of tls.crt and tls.key, which are read again when they change
     #[arg(long, env = "PROVER_TLS_DIRECTORY", default_value = prover_crds::names::TLS_DIRECTORY)]
     tls_directory: PathBuf,
-    /// Artifact store, such as s3://bucket/prefix?endpoint=http://minio.storage.svc:9000
+    /// Artifact store, such as s3://bucket/prefix?region=...&endpoint=...
     #[arg(long, env = "PROVER_STORE")]
     store: String,
     /// ServiceAccount of the operator as NAMESPACE:NAME

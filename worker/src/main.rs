@@ -101,7 +101,7 @@ struct WorkerArguments {
         required_unless_present = "backend_sockets"
     )]
     backend_command: Option<PathBuf>,
-    /// Folder for sockets to backends in containers of their own: <slot>.sock for each device and for planners.
+    /// Folder for sockets to backends in containers of their own: SLOT.sock for each device and for planners.
     #[arg(long, env = "PROVER_BACKEND_SOCKETS", conflicts_with = "backend_command")]
     backend_sockets: Option<PathBuf>,
     /// Name of an environment variable that the backend's processes get, too; may be given several times. Usual ones
