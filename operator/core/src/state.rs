@@ -69,7 +69,7 @@ impl State {
     }
 
     /// Nothing known yet. Workers may still hold attempts of earlier epochs: those of this one have other
-    /// identities, as long as an identity's place is used less than [`GENERATIONS_PER_EPOCH`] times per epoch.
+    /// identities, as long as an identity's place is used less than `GENERATIONS_PER_EPOCH` times per epoch.
     pub fn in_epoch(limits: Limits, epoch: u64) -> State {
         let epochs = epoch.saturating_sub(FIRST_EPOCH);
         // Only the lower half counts: epochs that far apart have no attempts in common.
