@@ -28,6 +28,7 @@ case $layer in
     shift
     e2e/cluster/up.sh
     e2e/cluster/install.sh
-    e2e/cluster/e2e.sh "$@" ;;
+    # Those that disturb the whole cluster run alone among the threads of one process: one runner at a time.
+    cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-4}" "$@" ;;
   *) echo "there is no layer $layer: choose light, store, api, e2e, proof, load or cluster" >&2; exit 2 ;;
 esac
