@@ -1,9 +1,16 @@
-//! A loaded cluster around the scheduling core, for benchmarks.
+//! Loads for benchmarks of the scheduling core.
 //!
-//! Owns the load: workers that start and complete what they are given, jobs whose planners keep the queue full.
+//! [`virtual_time`] is a cluster in virtual time, for what schedules cost in makespan, idleness and fairness;
+//! [`proofs`] and [`graph`] are what runs in it. [`Cluster`] is a loaded cluster for what a decision costs in processor
+//! time: workers that start and complete what they are given, jobs whose planners keep the queue full.
 //! A decision is a completion and the dispatch that it causes, with all features on (prefetch, leases and
 //! heartbeats, artifacts, fairness). The report that the next attempt started is another event: it is measured
 //! beside decisions (`decision-with-start`), which is what a task costs the core over its life after submission.
+
+pub mod graph;
+pub mod proofs;
+pub mod statistics;
+pub mod virtual_time;
 
 use std::sync::Arc;
 
