@@ -45,7 +45,7 @@ pub(crate) struct AdmissionLimits {
 
 /// A checked job whose sources are in the store.
 #[derive(Clone, Debug)]
-pub(crate) struct JobRequest {
+pub struct JobRequest {
     pub(crate) uid: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) tenant: Arc<str>,
@@ -148,7 +148,8 @@ pub(crate) async fn prepare(
             reason: format!("the job belongs to {other}; leave the field out"),
         });
     }
-    let prefix = job_prefix(limits, &uid).map_err(|error| invalid(vec![format!("metadata.uid: {error}")]))?;
+    let prefix = job_prefix(&limits.artifact_prefix, &uid)
+        .map_err(|error| invalid(vec![format!("metadata.uid: {error}")]))?;
     let found = find_sources(spec, &tenant, access, store, limits).await?;
     if let Some(program) = found.first() {
         program::check(
@@ -165,9 +166,9 @@ pub(crate) async fn prepare(
     Ok(request(spec, uid, name, tenant, prefix, bound))
 }
 
-fn job_prefix(limits: &AdmissionLimits, uid: &str) -> Result<Prefix, prover_artifacts::StoreError> {
+fn job_prefix(artifact_prefix: &str, uid: &str) -> Result<Prefix, prover_artifacts::StoreError> {
     let job = Prefix::job(uid)?;
-    match limits.artifact_prefix.as_str() {
+    match artifact_prefix {
         "" => Ok(job),
         prefix => Prefix::new(format!("{prefix}/{}", job.as_str())),
     }
@@ -322,6 +323,22 @@ pub fn policy(spec: &ProofJobSpec) -> JobPolicy {
 }
 
 impl JobRequest {
+    /// A job whose sources are in the store already, without any check of it.
+    ///
+    /// # Errors
+    /// Prefix and uid make no key.
+    pub fn unchecked(
+        job: &ProofJob,
+        artifact_prefix: &str,
+        sources: Vec<(ArtifactName, Binding)>,
+    ) -> Result<JobRequest, prover_artifacts::StoreError> {
+        let uid = job.metadata.uid.clone().unwrap_or_default();
+        let name = job.metadata.name.clone().unwrap_or_default();
+        let tenant = job.metadata.namespace.clone().unwrap_or_default();
+        let prefix = job_prefix(artifact_prefix, &uid)?;
+        Ok(request(&job.spec, uid, name, tenant, prefix, sources))
+    }
+
     /// The job in the core's words, pinned to a backend.
     pub(crate) fn job_spec(&self, backend: &Backend, offer: &Offer) -> JobSpec {
         let root_requirements = offer

@@ -1,4 +1,4 @@
-//! What reaches the actor: requests of the coordinator's owner and reports of workers, in one queue.
+//! What reaches the engine: requests of the coordinator's owner and reports of workers, in one queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,18 +17,23 @@ use crate::session::SessionHandle;
 use crate::view::{GroupOffer, JobView};
 
 /// The answer to a submission: the job's views.
-pub(crate) type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
+pub type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
 
 /// The answer to a hello.
 #[derive(Debug)]
-pub(crate) struct Connected {
-    pub(crate) worker: WorkerId,
+pub struct Connected {
+    /// Its number in this coordinator.
+    pub worker: WorkerId,
     pub(crate) backend: Arc<Backend>,
 }
 
-/// One thing that the actor does at a time.
+/// One thing that the engine does at a time.
 #[derive(Debug)]
-pub(crate) enum Command {
+#[expect(
+    missing_docs,
+    reason = "the variants and their fields are named for what they are"
+)]
+pub enum Command {
     Submit {
         request: Box<JobRequest>,
         reply: oneshot::Sender<Submitted>,

@@ -1,5 +1,5 @@
 //! How a backend's container ended, as the kubelet tells it, and what that makes of a failure which its agent could
-//! only see as the end of the container. Pure: the actor holds the failures and feeds the core.
+//! only see as the end of the container. Pure: the engine holds the failures and feeds the core.
 //!
 //! Under cgroup v2 the kernel kills all processes of a container that runs out of memory, its supervisor too, so
 //! that nobody inside can tell why; the kubelet can, a moment later.
@@ -24,11 +24,11 @@ const ENDS: usize = 4_096;
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ContainerEnd {
+pub struct ContainerEnd {
     /// Such as `OOMKilled` or `Error`.
-    pub(crate) reason: Arc<str>,
+    pub reason: Arc<str>,
     /// 137 after SIGKILL.
-    pub(crate) exit_code: i32,
+    pub exit_code: i32,
 }
 
 /// A container of a pod.

@@ -1,6 +1,6 @@
 //! Between the messages of the worker plane and the words of the scheduling core.
 //!
-//! Owns translation only; what a message means is decided in the actor and in the core.
+//! Owns translation only; what a message means is decided in the engine and in the core.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const WORKERS: u64 = 1 << 24;
 
 /// A message that can't be taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConversionError {
+pub enum ConversionError {
     /// It is malformed or passes a limit of the worker plane.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -32,7 +32,12 @@ pub(crate) enum ConversionError {
     Backend(#[from] prover_backend::validate::ValidationError),
     /// A part of it has no meaning.
     #[error("{field} is malformed: {problem}")]
-    Malformed { field: &'static str, problem: String },
+    Malformed {
+        /// Which.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The hello came twice.
     #[error("a hello opens a stream and comes only once")]
     SecondHello,
@@ -43,7 +48,8 @@ pub(crate) enum ConversionError {
 
 impl ConversionError {
     /// Short name for metrics.
-    pub(crate) fn category(&self) -> &'static str {
+    #[must_use]
+    pub fn category(&self) -> &'static str {
         match self {
             ConversionError::Wire(error) => error.category(),
             ConversionError::Backend(_) => "backend_rule",
@@ -56,7 +62,7 @@ impl ConversionError {
 
 /// What a worker says of itself when it opens its stream.
 #[derive(Debug)]
-pub(crate) struct Hello {
+pub struct Hello {
     pub(crate) spec: WorkerSpec,
     pub(crate) device_ids: Vec<Arc<str>>,
     pub(crate) backend: Arc<Backend>,
@@ -67,7 +73,7 @@ pub(crate) struct Hello {
 
 /// What a worker reports, in the core's words where the core decides about it.
 #[derive(Debug)]
-pub(crate) enum Report {
+pub enum Report {
     Heartbeat {
         sequence: u64,
         attempts: Vec<AttemptId>,
@@ -113,27 +119,9 @@ impl Report {
     }
 }
 
-/// The call that an event is, and the attempt that makes it.
-pub(crate) fn caller(event: &Event) -> Option<(CallId, AttemptId)> {
-    match event {
-        Event::TasksSubmitted { call, attempt, .. }
-        | Event::MarkerCompleted { call, attempt, .. }
-        | Event::TasksSubscribed { call, attempt, .. }
-        | Event::ChannelMessageSent { call, attempt, .. }
-        | Event::ChannelOpened { call, attempt, .. }
-        | Event::ArtifactBound { call, attempt, .. }
-        | Event::ArtifactResolved { call, attempt, .. }
-        | Event::ArtifactsDeleted { call, attempt, .. }
-        | Event::ReferenceAdded { call, attempt, .. }
-        | Event::ReferenceRemoved { call, attempt, .. }
-        | Event::PermitRequested { call, attempt, .. } => Some((*call, *attempt)),
-        _ => None,
-    }
-}
-
 /// A completion before it is judged.
 #[derive(Debug)]
-pub(crate) struct Completion {
+pub struct Completion {
     pub(crate) attempt: AttemptId,
     pub(crate) outputs: Vec<(ArtifactName, Binding)>,
     pub(crate) result: Arc<[u8]>,

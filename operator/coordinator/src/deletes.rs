@@ -1,4 +1,4 @@
-//! Deletes artifacts in the background, a few at a time, so that the actor never waits for the store.
+//! Deletes artifacts in the background, a few at a time, so that the engine never waits for the store.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(crate) const DELETE_QUEUE: usize = 1 << 17;
 
 /// What to delete.
 #[derive(Debug)]
-pub(crate) enum Deletion {
+pub enum Deletion {
     /// One artifact.
     Artifact(Arc<str>),
     /// All of a job.

@@ -12,6 +12,8 @@ mod config;
 mod container;
 mod convert;
 mod deletes;
+#[doc(hidden)]
+pub mod engine;
 mod error;
 mod handle;
 mod identity;

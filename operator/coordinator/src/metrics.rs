@@ -10,7 +10,7 @@ const PREFIX: &str = "prover_coordinator";
 
 /// Handles to all metrics; clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     pub(crate) events: IntCounter,
     pub(crate) actions: IntCounterVec,
     pub(crate) assignments: IntCounter,
@@ -61,7 +61,11 @@ impl Registrar<'_> {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &Registry) -> Result<Metrics, Error> {
+    /// Registers all of them, once per registry.
+    ///
+    /// # Errors
+    /// One of them is registered already.
+    pub fn register(registry: &Registry) -> Result<Metrics, Error> {
         let r = Registrar(registry);
         let device_seconds = Counter::with_opts(Registrar::options(
             "device_seconds_total",

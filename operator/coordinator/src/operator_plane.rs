@@ -1,6 +1,6 @@
 //! The operator plane: what the operator learns of workers and work, and asks of workers, to scale them.
 //!
-//! Owns the service and its limits. Does not own the numbers (the actor's view) nor the marks (the actor).
+//! Owns the service and its limits. Does not own the numbers (the engine's view) nor the marks (the engine).
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! One stream of one worker: authentication, hello, and the loop that reads it.
 //!
 //! Owns what is refused before the scheduling core hears of it. Does not own the worker: a worker outlives its
-//! streams, and the actor decides which stream is its current one.
+//! streams, and the engine decides which stream is its current one.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,20 +20,21 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::command::{Command, Connected};
 use crate::config::HELLO_TIMEOUT;
-use crate::convert;
+use crate::convert::{self, ConversionError, Hello};
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::sign_in::SignIn;
 
 /// Ends a stream from the coordinator's side, once, with a reason that its worker sees.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Closer {
+pub struct Closer {
     status: Arc<OnceLock<Status>>,
     closed: CancellationToken,
 }
 
 impl Closer {
-    pub(crate) fn close(&self, status: Status) {
+    /// Closes the stream; the first reason counts.
+    pub fn close(&self, status: Status) {
         // Only the first reason counts: what follows is its consequence.
         let _ = self.status.set(status);
         self.closed.cancel();
@@ -44,20 +45,26 @@ impl Closer {
     }
 
     fn status(&self) -> Status {
-        self.status
-            .get()
-            .cloned()
+        self.reason()
             .unwrap_or_else(|| Status::aborted("the stream was closed"))
+    }
+
+    /// Why the coordinator closed the stream; none while it is open.
+    #[must_use]
+    pub fn reason(&self) -> Option<Status> {
+        self.status.get().cloned()
     }
 }
 
-/// The actor's side of a stream.
+/// The engine's side of a stream.
 #[derive(Clone, Debug)]
-pub(crate) struct SessionHandle {
+pub struct SessionHandle {
     /// Never used twice: reports of an older stream of the same worker are told apart by it.
-    pub(crate) id: u64,
-    pub(crate) outbound: mpsc::Sender<wire::CoordinatorMessage>,
-    pub(crate) closer: Closer,
+    pub id: u64,
+    /// Messages to the worker. One that does not read them is disconnected.
+    pub outbound: mpsc::Sender<wire::CoordinatorMessage>,
+    /// Ends the stream.
+    pub closer: Closer,
 }
 
 /// Wraps a message of the coordinator.
@@ -108,7 +115,7 @@ impl WorkerPlane for WorkerPlaneService {
     }
 }
 
-/// What the actor sends, until it closes the stream: then its reason at once, whatever still waits.
+/// What the engine sends, until it closes the stream: then its reason at once, whatever still waits.
 fn outbound_stream(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: Closer) -> OutboundStream {
     Box::pin(stream::unfold(Some((messages, closer)), |state| async move {
         let (mut messages, closer) = state?;
@@ -118,6 +125,79 @@ fn outbound_stream(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: C
             message = messages.recv() => message.map(|message| (Ok(message), Some((messages, closer)))),
         }
     }))
+}
+
+/// A message that is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The stream can't go on.
+    #[error("{0}")]
+    Message(ConversionError),
+    /// A call alone: it is answered with the error.
+    #[error("call {call_id}: {error}")]
+    Call {
+        /// The worker's own number of it.
+        call_id: u64,
+        /// What is wrong with it.
+        error: ConversionError,
+    },
+}
+
+/// The first message of a stream, checked; or the short name of what is wrong with it, and its words.
+///
+/// # Errors
+/// It is malformed, or this identity may not be called so.
+pub fn hello(message: wire::WorkerHello, identity: &Identity) -> Result<Hello, (&'static str, Status)> {
+    let hello = convert::hello(message).map_err(|error| {
+        let told = Status::invalid_argument(format!("the hello is refused: {error}"));
+        (error.category(), told)
+    })?;
+    if identity.may_be_called(&hello.spec.name) {
+        return Ok(hello);
+    }
+    let told = format!(
+        "worker id {:?} is not the name of the pod whose token this is (nor that name, a colon and more): \
+         start the agent with --worker-id $(POD_NAME)",
+        hello.spec.name
+    );
+    Err(("foreign_worker_id", Status::permission_denied(told)))
+}
+
+/// Every later message of a stream as the command that it is; none where it says nothing.
+///
+/// # Errors
+/// It is malformed.
+pub fn command_of(
+    connected: &Connected,
+    devices: &[Arc<str>],
+    session: u64,
+    message: wire::WorkerMessage,
+) -> Result<Option<Command>, Refused> {
+    let worker = connected.worker;
+    message
+        .validate()
+        .map_err(|error| Refused::Message(error.into()))?;
+    Ok(match message.message {
+        Some(Inbound::Call(call)) => {
+            let call_id = call.call_id;
+            let event = convert::call(worker, &connected.backend, call)
+                .map_err(|error| Refused::Call { call_id, error })?;
+            Some(Command::Call {
+                worker,
+                session,
+                event,
+            })
+        }
+        Some(message) => {
+            let report = convert::report(worker, devices, message).map_err(Refused::Message)?;
+            Some(Command::Report {
+                worker,
+                session,
+                report,
+            })
+        }
+        None => None,
+    })
 }
 
 /// Reads one stream until it ends.
@@ -146,7 +226,7 @@ impl Reader {
         if let Some(status) = status {
             self.session.closer.close(status);
         }
-        // Where the actor is gone, nobody needs to know.
+        // Where the engine is gone, nobody needs to know.
         let _ = self
             .commands
             .send(Command::Disconnected {
@@ -156,7 +236,7 @@ impl Reader {
             .await;
     }
 
-    /// Waits for the hello and introduces the worker to the actor.
+    /// Waits for the hello and introduces the worker to the engine.
     async fn open(&mut self) -> Result<(Connected, Vec<Arc<str>>), (&'static str, Status)> {
         let first = tokio::select! {
             first = tokio::time::timeout(HELLO_TIMEOUT, self.inbound.message()) => first,
@@ -177,20 +257,7 @@ impl Reader {
                 Status::invalid_argument("the first message of a stream must be a hello"),
             ));
         };
-        let hello = convert::hello(message).map_err(|error| {
-            (
-                error.category(),
-                Status::invalid_argument(format!("the hello is refused: {error}")),
-            )
-        })?;
-        if !self.identity.may_be_called(&hello.spec.name) {
-            let told = format!(
-                "worker id {:?} is not the name of the pod whose token this is (nor that name, a colon and more): \
-                 start the agent with --worker-id $(POD_NAME)",
-                hello.spec.name
-            );
-            return Err(("foreign_worker_id", Status::permission_denied(told)));
-        }
+        let hello = hello(message, &self.identity)?;
         let devices = hello.device_ids.clone();
         let (reply, answer) = oneshot::channel();
         let command = Command::Connect {
@@ -209,7 +276,7 @@ impl Reader {
             .map_err(|status| ("refused", status))
     }
 
-    /// Answers with the reason to close the stream with, none where its other side or the actor closed it.
+    /// Answers with the reason to close the stream with, none where its other side or the engine closed it.
     async fn read(&mut self, connected: &Connected, devices: &[Arc<str>]) -> Option<Status> {
         loop {
             let message = tokio::select! {
@@ -246,39 +313,20 @@ impl Reader {
         devices: &[Arc<str>],
         message: wire::WorkerMessage,
     ) -> Result<(), Status> {
-        let (worker, session) = (connected.worker, self.session.id);
-        let refused = |error: &convert::ConversionError| {
-            self.metrics.message_refused(error.category());
-            Status::invalid_argument(format!("a message is refused: {error}"))
-        };
-        message.validate().map_err(|error| refused(&error.into()))?;
-        let command = match message.message {
+        let worker = connected.worker;
+        match command_of(connected, devices, self.session.id, message) {
+            Ok(Some(command)) => self.commands.send(command).await.map_err(|_| stopping()),
+            Ok(None) => Ok(()),
             // A call that makes no sense is the backend's fault: its attempt is told, the stream lives on.
-            Some(Inbound::Call(call)) => {
-                let call_id = call.call_id;
-                match convert::call(worker, &connected.backend, call) {
-                    Ok(event) => Command::Call {
-                        worker,
-                        session,
-                        event,
-                    },
-                    Err(error) => {
-                        self.metrics.message_refused(error.category());
-                        return self.refuse_call(worker, call_id, &error).await;
-                    }
-                }
+            Err(Refused::Call { call_id, error }) => {
+                self.metrics.message_refused(error.category());
+                self.refuse_call(worker, call_id, &error).await
             }
-            Some(message) => {
-                let report = convert::report(worker, devices, message).map_err(|error| refused(&error))?;
-                Command::Report {
-                    worker,
-                    session,
-                    report,
-                }
+            Err(Refused::Message(error)) => {
+                self.metrics.message_refused(error.category());
+                Err(Status::invalid_argument(format!("a message is refused: {error}")))
             }
-            None => return Ok(()),
-        };
-        self.commands.send(command).await.map_err(|_| stopping())
+        }
     }
 
     async fn refuse_call(

@@ -14,10 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::actor::{Actor, ActorParts};
+use crate::actor::Actor;
 use crate::admission::AdmissionLimits;
 use crate::config::{COMMAND_QUEUE, CoordinatorConfig};
 use crate::deletes::{self, DELETE_QUEUE};
+use crate::engine::{Engine, EngineParts};
 use crate::error::CoordinatorError;
 use crate::handle::CoordinatorHandle;
 use crate::listener::Listener;
@@ -63,15 +64,20 @@ pub async fn start(
     let (cluster_sender, cluster) = watch::channel(Arc::new(ClusterView::default()));
     let (store_sender, store_state) = watch::channel(StoreState::reachable());
     let stop = CancellationToken::new();
-    let actor = Actor::new(ActorParts {
+    let engine = Engine::new(EngineParts {
         limits: config.limits.clone(),
         epoch: config.epoch,
         heartbeat_interval: config.heartbeat_interval,
         clock: Arc::clone(&config.clock),
         metrics: metrics.clone(),
-        deletions,
         cluster: cluster_sender,
     });
+    let actor = Actor {
+        engine,
+        clock: Arc::clone(&config.clock),
+        metrics: metrics.clone(),
+        deletions,
+    };
     let sign_in = SignIn {
         authentication: config.worker_authentication,
         metrics: metrics.clone(),

@@ -31,19 +31,8 @@ impl State {
 
     /// Every event that is a call of an attempt.
     pub(crate) fn called(&mut self, event: Event, out: &mut Vec<Action>) {
-        let (call, id) = match &event {
-            Event::TasksSubmitted { call, attempt, .. }
-            | Event::MarkerCompleted { call, attempt, .. }
-            | Event::TasksSubscribed { call, attempt, .. }
-            | Event::ChannelMessageSent { call, attempt, .. }
-            | Event::ChannelOpened { call, attempt, .. }
-            | Event::ArtifactBound { call, attempt, .. }
-            | Event::ArtifactResolved { call, attempt, .. }
-            | Event::ArtifactsDeleted { call, attempt, .. }
-            | Event::ReferenceAdded { call, attempt, .. }
-            | Event::ReferenceRemoved { call, attempt, .. }
-            | Event::PermitRequested { call, attempt, .. } => (*call, *attempt),
-            _ => unreachable!("only calls of attempts come here"),
+        let Some((call, id)) = event.caller() else {
+            unreachable!("only calls of attempts come here");
         };
         let (attempt, job) = match self.caller(id) {
             Ok(found) => found,

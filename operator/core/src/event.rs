@@ -157,6 +157,26 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// The call that the event is, and the attempt that makes it; none of all other events.
+    pub fn caller(&self) -> Option<(CallId, AttemptId)> {
+        match self {
+            Event::TasksSubmitted { call, attempt, .. }
+            | Event::MarkerCompleted { call, attempt, .. }
+            | Event::TasksSubscribed { call, attempt, .. }
+            | Event::ChannelMessageSent { call, attempt, .. }
+            | Event::ChannelOpened { call, attempt, .. }
+            | Event::ArtifactBound { call, attempt, .. }
+            | Event::ArtifactResolved { call, attempt, .. }
+            | Event::ArtifactsDeleted { call, attempt, .. }
+            | Event::ReferenceAdded { call, attempt, .. }
+            | Event::ReferenceRemoved { call, attempt, .. }
+            | Event::PermitRequested { call, attempt, .. } => Some((*call, *attempt)),
+            _ => None,
+        }
+    }
+}
+
 /// Limits and spans that the shell sets once. Every default is documented with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

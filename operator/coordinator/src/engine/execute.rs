@@ -8,15 +8,14 @@ use prover_wire::Validate;
 use prover_wire::limits::cut_text;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
-use tokio::sync::mpsc::error::TrySendError;
 
-use super::Actor;
+use super::Engine;
 use crate::admission::BackendCapacity;
 use crate::convert;
 use crate::deletes::Deletion;
 use crate::record::describe;
 
-impl Actor {
+impl Engine {
     pub(super) fn execute(&mut self, action: Action) {
         self.parts
             .metrics
@@ -281,22 +280,8 @@ impl Actor {
         }
     }
 
-    pub(super) fn delete(&self, deletion: Deletion) {
-        match self.parts.deletions.try_send(deletion) {
-            Ok(()) => {}
-            Err(TrySendError::Full(deletion)) => {
-                self.parts
-                    .metrics
-                    .deletes
-                    .with_label_values(&["queue_full"])
-                    .inc();
-                tracing::warn!(
-                    ?deletion,
-                    "too many deletions wait: this one is left to the sweep of the job"
-                );
-            }
-            Err(TrySendError::Closed(_)) => self.parts.metrics.deletes.with_label_values(&["stopped"]).inc(),
-        }
+    pub(super) fn delete(&mut self, deletion: Deletion) {
+        self.deletions.push(deletion);
     }
 }
 

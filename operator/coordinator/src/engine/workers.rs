@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::Actor;
+use super::Engine;
 use crate::catalogue::Backend;
 use crate::command::Connected;
 use crate::container::{ContainerEnd, ContainerKey, Decision, HeldFailure, waits_for_container};
@@ -84,7 +84,7 @@ pub(super) struct Worker {
     pub(super) channel_sends: BTreeMap<u64, Option<wire::Answer>>,
 }
 
-impl Actor {
+impl Engine {
     /// Reports of an older stream of the same worker are of no interest: the newer one said what it holds.
     pub(super) fn is_current(&self, worker: WorkerId, session: u64) -> bool {
         let current = self
@@ -395,7 +395,8 @@ impl Actor {
         }
     }
 
-    pub(super) fn close_all(&mut self) {
+    /// Ends all streams: the coordinator stops.
+    pub fn close_all(&mut self) {
         for worker in self.workers.values_mut() {
             if let Some(session) = worker.session.take() {
                 session
@@ -588,7 +589,7 @@ impl Actor {
     /// A call of an attempt. Names are bound only to keys of the attempt itself, so that no worker can make one
     /// job's artifact pass for another's.
     pub(super) fn call(&mut self, worker: WorkerId, event: Event) {
-        if let Some((call, attempt)) = convert::caller(&event)
+        if let Some((call, attempt)) = event.caller()
             && self.is_foreign(worker, attempt)
         {
             let answer = wire::Answer {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use prover_core::{DeviceClass, Milliseconds, Timestamp};
 
-use super::Actor;
+use super::Engine;
 use crate::record::duration;
 use crate::view::{ClusterView, Phase, QueueDepth, WorkerView};
 
 /// Shortest time between two views of workers and queue.
 pub(super) const CLUSTER_INTERVAL: Milliseconds = Milliseconds(200);
 
-impl Actor {
+impl Engine {
     pub(super) fn show_due(&mut self) {
         let now = self.now();
         while let Some((due, job)) = self.due_views.first().copied() {

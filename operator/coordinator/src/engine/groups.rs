@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use prover_core::{BackendVersion, JobPhase, WaitReason, WorkerSpec};
 
-use super::Actor;
+use super::Engine;
 use crate::record::duration;
 use crate::view::{ClassDepth, GroupDepth, GroupOffer};
 
@@ -38,7 +38,7 @@ impl Groups {
     }
 }
 
-impl Actor {
+impl Engine {
     pub(super) fn group_depths(&self) -> Vec<GroupDepth> {
         let names = self.groups.names();
         let mut depths: BTreeMap<Arc<str>, GroupDepth> = names

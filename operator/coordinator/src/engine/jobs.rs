@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prover_core::{Action, Event, JobId, JobPolicy, Refusal, Timestamp};
 use tokio::sync::{oneshot, watch};
 
-use super::Actor;
+use super::Engine;
 use crate::admission::JobRequest;
 use crate::catalogue::{Backend, Choice};
 use crate::command::Submitted;
@@ -35,7 +35,7 @@ impl WaitingJob {
     }
 }
 
-impl Actor {
+impl Engine {
     pub(super) fn submit(&mut self, request: JobRequest, reply: oneshot::Sender<Submitted>) {
         let answer = self.try_submit(request);
         match &answer {
@@ -310,7 +310,7 @@ impl Actor {
     }
 
     /// A job that was refused leaves nothing in the store.
-    fn delete_all(&self, request: &JobRequest) {
+    fn delete_all(&mut self, request: &JobRequest) {
         self.delete(Deletion::Job(request.prefix.clone()));
     }
 }
