@@ -1,0 +1,78 @@
+//! What a log did, and what its requests cost. Does not export metrics: the process that owns the registry reads them.
+
+use std::time::Duration;
+
+/// Price of 1,000 PUT, COPY, POST or LIST requests in US dollars: Amazon S3 Standard, us-east-1,
+/// <https://aws.amazon.com/s3/pricing/>, section "Requests & data retrievals".
+pub const PUT_DOLLARS_PER_1000: f64 = 0.005;
+/// Price of 1,000 GET, SELECT and all other requests in US dollars, same source. DELETE requests are free.
+pub const GET_DOLLARS_PER_1000: f64 = 0.0004;
+
+/// A kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(
+    missing_docs,
+    reason = "each is the HTTP method or S3 operation of the same name"
+)]
+pub enum RequestKind {
+    Put,
+    Get,
+    List,
+    Delete,
+}
+
+/// Requests by kind, tries included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(
+    missing_docs,
+    reason = "each counts the requests of the kind of the same name"
+)]
+pub struct Requests {
+    pub put: u64,
+    pub get: u64,
+    pub list: u64,
+    pub delete: u64,
+}
+
+/// What so many requests in this time cost, for an hour of the same, in US dollars. Zero for no time.
+pub fn dollars_per_hour(requests: &Requests, during: Duration) -> f64 {
+    if during.is_zero() {
+        return 0.0;
+    }
+    let put = (requests.put + requests.list) as f64 * PUT_DOLLARS_PER_1000;
+    let get = requests.get as f64 * GET_DOLLARS_PER_1000;
+    (put + get) / 1_000.0 * 3_600.0 / during.as_secs_f64()
+}
+
+/// What one log did since it was opened. All of them only grow, except the queue.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Metrics {
+    /// Requests by kind.
+    pub requests: Requests,
+    /// Requests that failed.
+    pub failures: u64,
+    /// Objects with records that were committed.
+    pub commits: u64,
+    /// Records in them.
+    pub committed_records: u64,
+    /// Bytes of these objects.
+    pub committed_bytes: u64,
+    /// Time from the first sending of an object to the knowledge that it is committed, all together.
+    pub commit_time: Duration,
+    /// The longest of these times.
+    pub longest_commit: Duration,
+    /// Appends refused since too much waited.
+    pub refused_appends: u64,
+    /// Bytes that wait for their commit now.
+    pub queue_bytes: u64,
+    /// Checkpoints completed.
+    pub checkpoints: u64,
+    /// Objects deleted below checkpoints.
+    pub deleted: u64,
+    /// Objects read in order to replay them.
+    pub replayed_objects: u64,
+    /// Times that reading had to start again at a newer checkpoint.
+    pub restarts: u64,
+    /// Times that another leader was found where this one wanted to write.
+    pub fenced: u64,
+}
