@@ -11,7 +11,7 @@ use std::sync::Arc;
 use prover_core::{
     Action, AttemptId, BackendVersion, CallId, DeviceClass, DeviceSpec, Event, FailureClass, JobId, JobPhase,
     JobPolicy, JobSpec, Lane, Limits, Milliseconds, Requirements, State, StopReason, TaskChange, TaskId,
-    TaskSpec, TenantName, Timestamp, Usage, WorkerId, WorkerSpec,
+    TaskSpec, TenantName, TenantPolicy, Timestamp, Usage, WorkerId, WorkerSpec,
 };
 
 /// Time in microseconds since the begin of the simulation.
@@ -364,9 +364,12 @@ impl<'plan> Simulation<'plan> {
 
     fn begin(&mut self) {
         for (tenant, weight) in &self.plan.weights {
-            self.apply(Event::TenantWeightChanged {
+            self.apply(Event::TenantPolicyChanged {
                 tenant: tenant.clone(),
-                weight: *weight,
+                policy: TenantPolicy {
+                    weight: *weight,
+                    ..TenantPolicy::default()
+                },
             });
         }
         for (place, worker) in self.plan.workers.iter().enumerate() {

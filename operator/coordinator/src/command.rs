@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use prover_core::{Event, JobPolicy, WorkerId};
+use prover_core::{Event, JobPolicy, TenantPolicy, WorkerId};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
@@ -45,9 +45,9 @@ pub enum Command {
         uid: Arc<str>,
         policy: JobPolicy,
     },
-    SetWeight {
+    SetTenantPolicy {
         tenant: Arc<str>,
-        weight: u32,
+        policy: TenantPolicy,
     },
     Forget {
         uid: Arc<str>,

@@ -167,8 +167,8 @@ impl Engine {
             Command::Submit { request, reply } => self.submit(*request, reply),
             Command::Cancel { uid } => self.cancel(&uid),
             Command::SetPolicy { uid, policy } => self.set_policy(&uid, policy),
-            Command::SetWeight { tenant, weight } => {
-                self.apply(Event::TenantWeightChanged { tenant, weight });
+            Command::SetTenantPolicy { tenant, policy } => {
+                self.apply(Event::TenantPolicyChanged { tenant, policy });
             }
             Command::Forget { uid } => self.forget(&uid),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use prover_artifacts::ArtifactStore;
-use prover_core::{JobId, JobPolicy};
+use prover_core::{JobId, JobPolicy, TenantPolicy};
 use prover_crds::ProofJob;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -75,14 +75,19 @@ impl CoordinatorHandle {
         })
     }
 
-    /// Gives a tenant another share of the devices, relative to the others; 1 until it is told otherwise.
+    /// Gives a tenant another share of the devices, relative to the others, and bounds the devices that it may use at
+    /// once; the default until it is told otherwise.
     ///
     /// # Errors
     /// The coordinator has been shut down.
-    pub async fn set_weight(&self, tenant: &str, weight: u32) -> Result<(), CoordinatorError> {
+    pub async fn set_tenant_policy(
+        &self,
+        tenant: &str,
+        policy: TenantPolicy,
+    ) -> Result<(), CoordinatorError> {
         let tenant = tenant.into();
         self.commands
-            .send(Command::SetWeight { tenant, weight })
+            .send(Command::SetTenantPolicy { tenant, policy })
             .await
             .map_err(|_| CoordinatorError::Stopped)
     }

@@ -218,10 +218,14 @@ impl State {
             Place::Control => holder.control.push(attempt),
             Place::Leaving | Place::None => {}
         }
-        if place != Place::Control && self.jobs[job].policy.max_workers.is_some() {
+        if place == Place::Control {
+            return;
+        }
+        if self.jobs[job].policy.max_workers.is_some() {
             *self.jobs[job].workers.entry(worker).or_insert(0) += 1;
             self.refresh_cap(job);
         }
+        self.tenant_takes(self.jobs[job].tenant, worker, device);
     }
 
     fn announce(&mut self, attempt: u32, out: &mut Vec<Action>) {
@@ -375,6 +379,9 @@ impl State {
                 }
             }
             self.refresh_cap(job);
+        }
+        if place != Place::Control {
+            self.tenant_leaves(self.jobs[job].tenant, worker, device as u16);
         }
         if self.jobs[job].forget {
             self.to_forget.push(job);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{
     ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, HeldAttempt, JobId, JobPolicy,
-    JobSpec, Milliseconds, RequestId, TaskSpec, TenantName, Usage, WorkerId, WorkerSpec,
+    JobSpec, Milliseconds, RequestId, TaskSpec, TenantName, TenantPolicy, Usage, WorkerId, WorkerSpec,
 };
 
 /// Everything that can happen.
@@ -28,8 +28,11 @@ pub enum Event {
     },
     /// The terminal job's artifacts and records may go.
     JobForgotten { job: JobId },
-    /// Share of a tenant in device-seconds, relative to the others; 1 until told otherwise.
-    TenantWeightChanged { tenant: TenantName, weight: u32 },
+    /// Share and bounds of a tenant; the default until told otherwise.
+    TenantPolicyChanged {
+        tenant: TenantName,
+        policy: TenantPolicy,
+    },
 
     /// A worker opened its stream, for the first time or again. `held` is what it still has.
     WorkerConnected {

@@ -207,8 +207,37 @@ impl State {
         assert_eq!(capped, self.capped_jobs);
         assert_eq!(permits, self.permits.held);
         for tenant in &self.tenants {
-            assert_eq!(tenant.published.map_or(0, |(_, mask)| mask), tenant.jobs.mask());
+            let seen = if tenant.capped {
+                self.classes.control
+            } else {
+                u64::MAX
+            };
+            assert_eq!(
+                tenant.published.map_or(0, |(_, mask)| mask),
+                tenant.jobs.mask() & seen
+            );
         }
+        self.assert_tenants();
+    }
+
+    fn assert_tenants(&self) {
+        let mut capped = 0;
+        for (index, tenant) in self.tenants.iter().enumerate() {
+            let mut devices: BTreeMap<(u32, u16), u32> = BTreeMap::new();
+            for (_, attempt) in self.attempts.iter().filter(|(_, attempt)| attempt.holds_worker()) {
+                if self.jobs[attempt.job].tenant as usize == index && tenant.policy.max_devices.is_some() {
+                    *devices.entry((attempt.worker, attempt.device)).or_insert(0) += 1;
+                }
+            }
+            assert_eq!(tenant.devices, devices, "the devices of a tenant are counted");
+            let limit = tenant.policy.max_devices;
+            assert_eq!(
+                tenant.capped,
+                limit.is_some_and(|limit| devices.len() >= limit as usize)
+            );
+            capped += u32::from(tenant.capped);
+        }
+        assert_eq!(capped, self.capped_tenants);
     }
 
     fn assert_classes(&self) {

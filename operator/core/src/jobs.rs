@@ -10,7 +10,7 @@ use crate::classes::ClassKey;
 use crate::control::Reservation;
 use crate::model::{
     BackendVersion, FailureClass, JobId, JobPolicy, JobSpec, Lane, Milliseconds, RequestId, TaskId,
-    TenantName, Timestamp,
+    TenantName, TenantPolicy, Timestamp,
 };
 use crate::order::{MaskTree, Rank};
 use crate::permits::JobPermits;
@@ -29,7 +29,11 @@ pub(crate) type Lookup<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub(crate) name: TenantName,
-    pub(crate) weight: u32,
+    pub(crate) policy: TenantPolicy,
+    /// Devices on which its attempts have a place, with how many they are; kept only while the devices are bounded.
+    pub(crate) devices: BTreeMap<(u32, u16), u32>,
+    /// Its devices are as many as it may have: only these are given its tasks.
+    pub(crate) capped: bool,
     /// Device time in microseconds divided by the weight.
     pub(crate) share: u64,
     /// Corrections of estimates that wait for the next change of the rank.
@@ -144,7 +148,9 @@ impl State {
         let tenant = self.tenants.len() as u32;
         self.tenants.push(Tenant {
             name: name.clone(),
-            weight: 1,
+            policy: TenantPolicy::default(),
+            devices: BTreeMap::new(),
+            capped: false,
             share: self.tenant_floor,
             correction: 0,
             jobs: MaskTree::new(),
@@ -155,10 +161,15 @@ impl State {
         Ok(tenant)
     }
 
-    pub(crate) fn tenant_weight_changed(&mut self, name: &TenantName, weight: u32) {
-        // A name beyond the limit has no jobs either, so its weight does not matter.
-        if let Ok(tenant) = self.tenant_index(name) {
-            self.tenants[tenant as usize].weight = weight.max(1);
+    pub(crate) fn tenant_policy_changed(&mut self, name: &TenantName, policy: TenantPolicy) {
+        // A name beyond the limit has no jobs either, so its policy does not matter.
+        let Ok(tenant) = self.tenant_index(name) else {
+            return;
+        };
+        let entry = &mut self.tenants[tenant as usize];
+        let old = std::mem::replace(&mut entry.policy, policy);
+        if old.max_devices != policy.max_devices {
+            self.recount_tenant_devices(tenant);
         }
     }
 

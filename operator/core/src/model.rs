@@ -163,6 +163,25 @@ pub struct JobPolicy {
     pub suspended: bool,
 }
 
+/// Share and bounds of a tenant; may change at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantPolicy {
+    /// Share in device-seconds relative to the others; 0 counts as 1.
+    pub weight: u32,
+    /// Devices that its attempts may take at once, those behind which they are fetched ahead among them. What runs
+    /// when the bound is lowered runs on, and an attempt that was lost and comes back is taken over it.
+    pub max_devices: Option<u32>,
+}
+
+impl Default for TenantPolicy {
+    fn default() -> Self {
+        TenantPolicy {
+            weight: 1,
+            max_devices: None,
+        }
+    }
+}
+
 /// A job as the shell submits it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobSpec {

@@ -130,14 +130,14 @@ impl State {
         if classes == 0 {
             return false;
         }
-        let Some(job) = self.first_job(classes, worker) else {
+        let Some(turn) = self.first_job(classes, worker, ahead) else {
             return false;
         };
-        let Some(task) = self.pop(job, classes) else {
+        let Some(task) = self.pop(turn.job, turn.classes) else {
             return false;
         };
         let class = self.tasks[task].class;
-        let Some(device) = self.choose_device(worker, class, ahead) else {
+        let Some(device) = self.choose_device(worker, class, ahead, turn.stays_with) else {
             unreachable!("a worker with room for a class has a device for it");
         };
         let place = if ahead { Place::Ahead } else { Place::Slot };
@@ -145,8 +145,9 @@ impl State {
         true
     }
 
-    /// The device with the fewest attempts among those with room, and of these the smallest.
-    fn choose_device(&self, worker: u32, class: u8, ahead: bool) -> Option<u16> {
+    /// The device with the fewest attempts among those with room, and of these the smallest; only among those of a
+    /// tenant that may have no further one.
+    fn choose_device(&self, worker: u32, class: u8, ahead: bool, stays_with: Option<u32>) -> Option<u16> {
         let holder = &self.workers[worker];
         let at = usize::from(class);
         let needs = &self.classes.entries[at].key.requirements;
@@ -160,7 +161,8 @@ impl State {
             };
             let fits = self.classes.host_bytes[at] <= room.host_bytes
                 && self.classes.vram_bytes[at] <= room.vram_bytes;
-            if !fits || (room.tier == TIER_AHEAD) != ahead {
+            let allowed = stays_with.is_none_or(|tenant| self.tenant_may_use(tenant, worker, index as u16));
+            if !fits || !allowed || (room.tier == TIER_AHEAD) != ahead {
                 continue;
             }
             let rank = (device.running.len() + device.ahead.len(), device.vram_bytes);
@@ -265,7 +267,7 @@ impl State {
 
     fn place_elsewhere(&mut self, task: u32, avoided: u32, out: &mut Vec<Action>) {
         let class = self.tasks[task].class;
-        if self.over_worker_limit(task) {
+        if self.over_a_limit(task) {
             return;
         }
         for tier in [TIER_IDLE, TIER_SLOT, TIER_AHEAD] {
@@ -274,7 +276,7 @@ impl State {
                 .find(|worker| *worker != avoided);
             let Some(worker) = found else { continue };
             let ahead = tier == TIER_AHEAD;
-            let Some(device) = self.choose_device(worker, class, ahead) else {
+            let Some(device) = self.choose_device(worker, class, ahead, None) else {
                 continue;
             };
             self.unpick(task);
@@ -291,8 +293,10 @@ impl State {
         }
     }
 
-    fn over_worker_limit(&self, task: u32) -> bool {
-        self.jobs[self.tasks[task].job].capped
+    /// Whether its job may have no further worker, or its tenant no further device.
+    fn over_a_limit(&self, task: u32) -> bool {
+        let job = &self.jobs[self.tasks[task].job];
+        job.capped || self.tenants[job.tenant as usize].capped
     }
 
     /// A suspect needs a device on which nothing else runs: one is reserved, and emptied if need be.
@@ -323,7 +327,7 @@ impl State {
             || !entry.ahead.is_empty()
             || !entry.leaving.is_empty()
             || holder.host_free < self.classes.host_bytes[class]
-            || self.over_worker_limit(task)
+            || self.over_a_limit(task)
         {
             return;
         }
@@ -443,12 +447,22 @@ impl State {
                 && entry.worker != worker
                 && self.workers[entry.worker].connected
                 && (job.policy.max_workers.is_none() || job.workers.contains_key(&worker))
+                && self.frees_a_device(attempt)
             {
                 return Some(attempt);
             }
             attempt = entry.previous;
         }
         None
+    }
+
+    /// Whether its tenant could have another device if this attempt were given back.
+    fn frees_a_device(&self, attempt: u32) -> bool {
+        let entry = &self.attempts[attempt];
+        let tenant = &self.tenants[self.jobs[entry.job].tenant as usize];
+        let only = tenant.devices.get(&(entry.worker, entry.device)) == Some(&1);
+        let limit = tenant.policy.max_devices.unwrap_or(u32::MAX) as usize;
+        tenant.devices.len() < limit || (only && tenant.devices.len() == limit)
     }
 
     fn tell_if_empty(&mut self, worker: u32, out: &mut Vec<Action>) {

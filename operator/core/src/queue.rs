@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::classes::TIER_AHEAD;
 use crate::model::JobPolicy;
 use crate::order::Rank;
 use crate::slab::NONE;
@@ -104,6 +105,16 @@ pub(crate) struct Queued {
     pub(crate) ticket: u32,
 }
 
+/// Whose turn it is on a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) job: u32,
+    /// Of these classes it may be given a task.
+    pub(crate) classes: u64,
+    /// Its tenant may have no further device: the task goes to one that the tenant has.
+    pub(crate) stays_with: Option<u32>,
+}
+
 /// Priority and deadline as one number: smaller goes first. Deadlines count in seconds.
 pub(crate) fn rank_group(policy: &JobPolicy) -> u64 {
     let priority = (i64::from(i32::MAX) - i64::from(policy.priority)) as u64;
@@ -137,6 +148,22 @@ impl State {
         if entry.capped {
             // Others don't see its tasks: the workers that it runs on must look.
             let workers: Vec<u32> = entry.workers.keys().copied().collect();
+            for worker in workers {
+                self.mark_dirty(worker);
+            }
+        }
+        let tenant = &self.tenants[self.jobs[job].tenant as usize];
+        if tenant.capped {
+            let with_room = |worker: &u32| {
+                let room = self.workers[*worker].published;
+                room.iter().any(|tier| tier & bit != 0)
+            };
+            let workers: Vec<u32> = tenant
+                .devices
+                .keys()
+                .map(|(worker, _)| *worker)
+                .filter(with_room)
+                .collect();
             for worker in workers {
                 self.mark_dirty(worker);
             }
@@ -248,7 +275,10 @@ impl State {
     fn republish_tenant(&mut self, tenant: u32) {
         let floor = self.tenant_floor;
         let entry = &mut self.tenants[tenant as usize];
-        let mask = entry.jobs.mask();
+        let mut mask = entry.jobs.mask();
+        if entry.capped {
+            mask &= self.classes.control;
+        }
         entry.share = entry
             .share
             .saturating_add_signed(std::mem::take(&mut entry.correction));
@@ -283,29 +313,60 @@ impl State {
         entry.published = (mask != 0).then_some((rank, mask));
     }
 
-    /// The job that comes first among those with a task of one of the classes that the worker may be given.
-    pub(crate) fn first_job(&self, classes: u64, worker: u32) -> Option<u32> {
+    /// The job that comes first among those with a task of one of the classes that the worker may be given, which of
+    /// the classes it may take, and the tenant on whose devices it has to stay.
+    pub(crate) fn first_job(&self, classes: u64, worker: u32, ahead: bool) -> Option<Turn> {
         let fair = self.tenant_order.first(classes).and_then(|tenant| {
             let rank = self.tenants[tenant.index as usize].jobs.first(classes)?;
-            Some(((tenant.share, tenant.index, rank), rank.index))
+            let turn = Turn {
+                job: rank.index,
+                classes,
+                stays_with: None,
+            };
+            Some(((tenant.share, tenant.index, rank), turn))
         });
-        if self.capped_jobs == 0 {
-            return fair.map(|(_, job)| job);
+        if self.capped_jobs == 0 && self.capped_tenants == 0 {
+            return fair.map(|(_, turn)| turn);
         }
         let mut best = fair;
-        for attempt in self.workers[worker].attempts() {
-            let job = self.attempts[attempt].job;
-            let entry = &self.jobs[job];
-            let tasks = entry.queued_mask & classes & !self.classes.control;
-            if entry.capped && tasks != 0 && entry.may_run() && entry.workers.contains_key(&worker) {
-                let share = self.tenants[entry.tenant as usize].share;
-                let rank = (share, entry.tenant, self.job_rank(job));
-                if best.is_none_or(|(first, _)| rank < first) {
-                    best = Some((rank, job));
+        let mut consider = |tenant: u32, rank: Rank, classes: u64, stays_with: Option<u32>| {
+            let rank = (self.tenants[tenant as usize].share, tenant, rank);
+            let turn = Turn {
+                job: rank.2.index,
+                classes,
+                stays_with,
+            };
+            if best.is_none_or(|(first, _)| rank < first) {
+                best = Some((rank, turn));
+            }
+        };
+        // What is at a limit is not in the order: only where it runs already it is seen.
+        let holder = &self.workers[worker];
+        for device in &holder.devices {
+            let mut of_device = None;
+            for attempt in device.attempts() {
+                let job = self.attempts[attempt].job;
+                let entry = &self.jobs[job];
+                let tenant = entry.tenant;
+                let capped = self.tenants[tenant as usize].capped;
+                let mut seen = classes & !self.classes.control;
+                if capped {
+                    seen &= *of_device.get_or_insert_with(|| match self.device_classes(holder, device) {
+                        Some((tier, mask)) if (tier == TIER_AHEAD) == ahead => mask,
+                        _ => 0,
+                    });
+                }
+                let stays_with = capped.then_some(tenant);
+                if let Some(rank) = self.tenants[tenant as usize].jobs.first(seen).filter(|_| capped) {
+                    consider(tenant, rank, seen, stays_with);
+                }
+                let tasks = entry.queued_mask & seen;
+                if entry.capped && tasks != 0 && entry.may_run() && entry.workers.contains_key(&worker) {
+                    consider(tenant, self.job_rank(job), seen, stays_with);
                 }
             }
         }
-        best.map(|(_, job)| job)
+        best.map(|(_, turn)| turn)
     }
 
     /// Charges a job and its tenant for an attempt that is assigned, and brings their ranks up to date.
@@ -315,7 +376,9 @@ impl State {
         tenant.floor = tenant.floor.max(entry.share);
         self.tenant_floor = self.tenant_floor.max(tenant.share);
         entry.share = entry.share.saturating_add(microseconds);
-        tenant.share = tenant.share.saturating_add(weighted(microseconds, tenant.weight));
+        tenant.share = tenant
+            .share
+            .saturating_add(weighted(microseconds, tenant.policy.weight));
         self.republish(job);
     }
 
@@ -327,9 +390,9 @@ impl State {
         let entry = &mut self.jobs[job];
         let tenant = &mut self.tenants[entry.tenant as usize];
         entry.correction = entry.correction.saturating_add(taken as i64 - charged as i64);
-        tenant.correction = tenant
-            .correction
-            .saturating_add(weighted(taken, tenant.weight) as i64 - weighted(charged, tenant.weight) as i64);
+        tenant.correction = tenant.correction.saturating_add(
+            weighted(taken, tenant.policy.weight) as i64 - weighted(charged, tenant.policy.weight) as i64,
+        );
         if entry.correction.unsigned_abs() > charged / CORRECTION_PART {
             self.republish(job);
         }
@@ -378,6 +441,79 @@ impl State {
             self.newly_queued |= self.jobs[job].queued_mask;
         }
         self.republish(job);
+    }
+
+    // ---- devices of tenants ----
+
+    /// One attempt more of a tenant has a place on a device.
+    pub(crate) fn tenant_takes(&mut self, tenant: u32, worker: u32, device: u16) {
+        let entry = &mut self.tenants[tenant as usize];
+        if entry.policy.max_devices.is_some() {
+            *entry.devices.entry((worker, device)).or_insert(0) += 1;
+            self.refresh_tenant_cap(tenant);
+        }
+    }
+
+    /// One attempt less of a tenant has a place on a device.
+    pub(crate) fn tenant_leaves(&mut self, tenant: u32, worker: u32, device: u16) {
+        let entry = &mut self.tenants[tenant as usize];
+        let Some(count) = entry.devices.get_mut(&(worker, device)) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            entry.devices.remove(&(worker, device));
+            self.refresh_tenant_cap(tenant);
+        }
+    }
+
+    /// Whether a tenant's tasks may go to a device.
+    pub(crate) fn tenant_may_use(&self, tenant: u32, worker: u32, device: u16) -> bool {
+        let entry = &self.tenants[tenant as usize];
+        !entry.capped || entry.devices.contains_key(&(worker, device))
+    }
+
+    /// Recounts a tenant's devices, after their bound was set or changed.
+    pub(crate) fn recount_tenant_devices(&mut self, tenant: u32) {
+        self.tenants[tenant as usize].devices.clear();
+        if self.tenants[tenant as usize].policy.max_devices.is_some() {
+            let of_tenant = |attempt: u32| self.jobs[self.attempts[attempt].job].tenant == tenant;
+            let mut devices = std::collections::BTreeMap::new();
+            for (worker, holder) in self.workers.iter() {
+                for (index, device) in holder.devices.iter().enumerate() {
+                    let count = device.attempts().filter(|attempt| of_tenant(*attempt)).count();
+                    if count > 0 {
+                        devices.insert((worker, index as u16), count as u32);
+                    }
+                }
+            }
+            self.tenants[tenant as usize].devices = devices;
+        }
+        self.refresh_tenant_cap(tenant);
+    }
+
+    /// Brings up to date whether a tenant may be given further devices.
+    fn refresh_tenant_cap(&mut self, tenant: u32) {
+        let entry = &mut self.tenants[tenant as usize];
+        let limit = entry.policy.max_devices;
+        let capped = limit.is_some_and(|limit| entry.devices.len() >= limit as usize);
+        if std::mem::replace(&mut entry.capped, capped) == capped {
+            return;
+        }
+        let mask = entry.jobs.mask();
+        if capped {
+            self.capped_tenants += 1;
+            // Only the workers that it has see its tasks from now on.
+            let workers: Vec<u32> = entry.devices.keys().map(|(worker, _)| *worker).collect();
+            for worker in workers {
+                self.mark_dirty(worker);
+            }
+        } else {
+            self.capped_tenants -= 1;
+            self.newly_queued |= mask;
+            self.control_wanted |= !self.picky.is_empty();
+        }
+        self.republish_tenant(tenant);
     }
 }
 

@@ -40,6 +40,8 @@ pub struct State {
     pub(crate) permits: PermitPool,
     /// Jobs at the limit of their workers.
     pub(crate) capped_jobs: u32,
+    /// Tenants at the limit of their devices.
+    pub(crate) capped_tenants: u32,
     /// Ready tasks that are placed one by one, and the devices that are emptied for them.
     pub(crate) picky: BTreeSet<u32>,
     pub(crate) picky_devices: BTreeMap<u32, (u64, u16)>,
@@ -93,6 +95,7 @@ impl State {
             cache: ActionCache::default(),
             permits: PermitPool::default(),
             capped_jobs: 0,
+            capped_tenants: 0,
             picky: BTreeSet::new(),
             picky_devices: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -174,7 +177,7 @@ impl State {
                 }
             }
             Event::JobForgotten { job } => self.job_forgotten(job, out),
-            Event::TenantWeightChanged { tenant, weight } => self.tenant_weight_changed(&tenant, weight),
+            Event::TenantPolicyChanged { tenant, policy } => self.tenant_policy_changed(&tenant, policy),
 
             Event::WorkerConnected { worker, spec, held } => self.worker_connected(worker, spec, &held, out),
             Event::WorkerDisconnected { worker } => self.worker_disconnected(worker),

@@ -35,6 +35,15 @@ pub(crate) struct Device {
 }
 
 impl Device {
+    /// All attempts that have a place here.
+    pub(crate) fn attempts(&self) -> impl Iterator<Item = u32> {
+        self.running
+            .iter()
+            .chain(self.leaving.iter())
+            .chain(self.ahead.iter())
+            .copied()
+    }
+
     /// Brings the shared clock up to now: the time since the last change is divided among those that ran.
     pub(crate) fn advance(&mut self, now: Timestamp) {
         let passed = (now - self.clock_at).0.saturating_mul(1000);
@@ -133,14 +142,7 @@ impl Worker {
         self.control
             .iter()
             .copied()
-            .chain(self.devices.iter().flat_map(|device| {
-                device
-                    .running
-                    .iter()
-                    .chain(device.leaving.iter())
-                    .chain(device.ahead.iter())
-                    .copied()
-            }))
+            .chain(self.devices.iter().flat_map(Device::attempts))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -222,27 +224,33 @@ impl State {
             }
         }
         for device in &worker.devices {
-            let Some(found) = self.device_room(worker, device) else {
-                continue;
-            };
-            let kind = if device.class == DeviceClass::Gpu {
-                classes.gpu
-            } else {
-                !classes.gpu
-            };
-            let mut mask = 0;
-            for class in bits(worker.fits & !classes.control & kind & held) {
-                let at = class as usize;
-                if classes.host_bytes[at] <= found.host_bytes
-                    && classes.vram_bytes[at] <= found.vram_bytes
-                    && classes.minimum_vram_bytes[at] <= device.vram_bytes
-                {
-                    mask |= 1 << class;
-                }
+            if let Some((tier, mask)) = self.device_classes(worker, device) {
+                room.0[tier] |= mask & held;
             }
-            room.0[found.tier] |= mask;
         }
         room
+    }
+
+    /// Classes of which a device takes a task now, and in which tier.
+    pub(crate) fn device_classes(&self, worker: &Worker, device: &Device) -> Option<(usize, u64)> {
+        let found = self.device_room(worker, device)?;
+        let classes = &self.classes;
+        let kind = if device.class == DeviceClass::Gpu {
+            classes.gpu
+        } else {
+            !classes.gpu
+        };
+        let mut mask = 0;
+        for class in bits(worker.fits & !classes.control & kind) {
+            let at = class as usize;
+            if classes.host_bytes[at] <= found.host_bytes
+                && classes.vram_bytes[at] <= found.vram_bytes
+                && classes.minimum_vram_bytes[at] <= device.vram_bytes
+            {
+                mask |= 1 << class;
+            }
+        }
+        Some((found.tier, mask))
     }
 
     /// Brings the sets of workers with room up to date.

@@ -503,9 +503,12 @@ fn priority_goes_before_deadline_and_deadline_before_the_rest() {
 #[test]
 fn two_tenants_share_the_devices_by_weight() {
     let mut hand = one_worker();
-    hand.tell(Event::TenantWeightChanged {
+    hand.tell(Event::TenantPolicyChanged {
         tenant: "a".into(),
-        weight: 3,
+        policy: TenantPolicy {
+            weight: 3,
+            ..TenantPolicy::default()
+        },
     });
     for tenant in ["a", "b"] {
         let (_, root) = hand.planned(mk_job(tenant, tenant));
@@ -538,6 +541,89 @@ fn two_tenants_share_the_devices_by_weight() {
         (72..=78).contains(&given[0]),
         "three quarters of the device belong to a: {given:?}"
     );
+}
+
+/// How many attempts a tenant's jobs have on devices, and on how many devices they are.
+fn devices_of(hand: &Hand, jobs: &[JobId]) -> (usize, usize) {
+    let on_devices: Vec<_> = jobs
+        .iter()
+        .flat_map(|job| hand.state.attempts(*job))
+        .filter(|attempt| {
+            matches!(
+                attempt.state,
+                AttemptState::Prefetched | AttemptState::Assigned | AttemptState::Started
+            )
+        })
+        .filter_map(|attempt| Some((attempt.worker, attempt.device?)))
+        .collect();
+    let distinct: std::collections::BTreeSet<_> = on_devices.iter().copied().collect();
+    (on_devices.len(), distinct.len())
+}
+
+fn bound(tenant: &str, max_devices: Option<u32>) -> Event {
+    Event::TenantPolicyChanged {
+        tenant: tenant.into(),
+        policy: TenantPolicy {
+            weight: 1,
+            max_devices,
+        },
+    }
+}
+
+#[test]
+fn a_tenant_uses_no_more_devices_than_it_may_and_fetches_ahead_on_those() {
+    let mut hand = Hand::new(Limits::default());
+    for worker in 1..=2 {
+        let devices = [(DeviceClass::Cpu, 0, 1), (DeviceClass::Cpu, 0, 1)];
+        hand.worker(worker, mk_worker(64, &devices));
+    }
+    hand.tell(bound("a", Some(1)));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, (0..8).map(|n| leaf(&format!("prove-{n}"))).collect())
+        .unwrap();
+    assert_eq!(devices_of(&hand, &[job]), (2, 1));
+    let running = hand.attempt_of(job, "prove-0");
+    hand.succeed(running);
+    assert_eq!(
+        devices_of(&hand, &[job]),
+        (2, 1),
+        "the next one was fetched ahead"
+    );
+
+    hand.tell(bound("a", Some(3)));
+    assert_eq!(devices_of(&hand, &[job]).1, 3, "a larger bound counts at once");
+    hand.tell(bound("a", None));
+    assert_eq!(devices_of(&hand, &[job]).1, 4);
+    hand.tell(bound("a", Some(0)));
+    let running: Vec<AttemptId> = hand
+        .state
+        .workers()
+        .flat_map(|worker| hand.state.worker_attempts(worker.worker))
+        .filter(|attempt| *attempt != root)
+        .collect();
+    for attempt in running {
+        assert!(
+            assignments(&hand.succeed(attempt)).is_empty(),
+            "nothing new under a bound of 0"
+        );
+    }
+}
+
+#[test]
+fn a_tenant_at_its_bound_leaves_the_other_devices_to_others() {
+    let mut hand = Hand::new(Limits::default());
+    for worker in 1..=4 {
+        hand.worker(worker, cpu(1));
+    }
+    hand.tell(bound("a", Some(1)));
+    let (first, first_root) = hand.planned(mk_job("j", "a"));
+    let (other, other_root) = hand.planned(mk_job("k", "b"));
+    for root in [first_root, other_root] {
+        hand.submit(root, (0..20).map(|n| leaf(&format!("prove-{n}"))).collect())
+            .unwrap();
+    }
+    assert_eq!(devices_of(&hand, &[first]).1, 1);
+    assert_eq!(devices_of(&hand, &[other]).1, 3);
 }
 
 #[test]

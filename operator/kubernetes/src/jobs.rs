@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kube::Client;
 use prover_artifacts::ArtifactStore;
-use prover_coordinator::{ClusterSources, CoordinatorHandle, Timestamp};
+use prover_coordinator::{ClusterSources, CoordinatorHandle, TenantPolicy, Timestamp};
 use prover_runtime::Clock;
 use tokio::sync::{mpsc, watch as tokio_watch};
 use tokio::time::Instant;
@@ -82,8 +82,8 @@ pub(crate) struct Jobs {
     unfinished_in_all: usize,
     /// Jobs that may run at once, in all and by namespace.
     slots: slots::Slots,
-    /// Weights that the core was told, by namespace.
-    weights: BTreeMap<Arc<str>, u32>,
+    /// Shares and bounds that the core was told, by namespace.
+    tenants: BTreeMap<Arc<str>, TenantPolicy>,
     /// Fewer jobs are unfinished than before: refused ones may be taken.
     room: bool,
     /// The watch of each namespace.
@@ -122,7 +122,7 @@ impl Jobs {
             unfinished: HashMap::new(),
             unfinished_in_all: 0,
             slots: slots::Slots::default(),
-            weights: BTreeMap::new(),
+            tenants: BTreeMap::new(),
             room: false,
             watches: BTreeMap::new(),
             sightings: mpsc::channel(SIGHTINGS),
@@ -260,7 +260,7 @@ impl Jobs {
         };
         self.rules = rules;
         self.room = true;
-        self.tell_weights().await;
+        self.tell_tenants().await;
         self.watch_namespaces();
         self.show_synced();
         let undecided: Vec<JobName> = self

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use prover_core::*;
 
 pub const GIB: u64 = 1 << 30;
+/// Tenants of the world's jobs.
+pub const TENANTS: [&str; 3] = ["a", "b", "c"];
 
 pub fn backend() -> BackendVersion {
     BackendVersion {
@@ -136,6 +138,7 @@ pub struct World {
     replans: BTreeMap<JobId, u32>,
     succeeded: BTreeSet<TaskId>,
     roots: BTreeSet<TaskId>,
+    bounds: BTreeMap<TenantName, u32>,
     pub log: Vec<(Event, Timestamp)>,
     pub actions: Vec<Action>,
     last_report: Option<Event>,
@@ -156,6 +159,7 @@ impl World {
             replans: BTreeMap::new(),
             succeeded: BTreeSet::new(),
             roots: BTreeSet::new(),
+            bounds: BTreeMap::new(),
             log: Vec::new(),
             actions: Vec::new(),
             last_report: None,
@@ -166,7 +170,9 @@ impl World {
     pub fn apply(&mut self, event: Event) {
         self.log.push((event.clone(), Timestamp(self.now)));
         let mut actions = Vec::new();
+        let before: Vec<_> = self.bounds.keys().map(|tenant| self.on_devices(tenant)).collect();
         self.state.apply(event, Timestamp(self.now), &mut actions);
+        self.assert_bounds(&before, &actions);
         for action in &actions {
             self.execute(action);
         }
@@ -175,6 +181,53 @@ impl World {
             self.state.assert_invariants();
         }
         self.assert_physical();
+    }
+
+    /// What jobs of a tenant have on devices.
+    fn on_devices(&self, tenant: &TenantName) -> Vec<(AttemptId, (WorkerId, DeviceIndex))> {
+        let jobs = self.plans.keys().filter_map(|job| self.state.job(*job));
+        jobs.filter(|job| job.tenant == tenant)
+            .flat_map(|job| self.state.attempts(job.job))
+            .filter(|attempt| !matches!(attempt.state, AttemptState::Lost | AttemptState::Ended { .. }))
+            .filter_map(|attempt| Some((attempt.attempt, (attempt.worker, attempt.device?))))
+            .collect()
+    }
+
+    /// A tenant is given no device beyond its bound. What it had when the bound was lowered, and what comes back
+    /// after it was lost, may be more.
+    fn assert_bounds(&self, before: &[Vec<(AttemptId, (WorkerId, DeviceIndex))>], actions: &[Action]) {
+        let assigned: BTreeSet<AttemptId> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Assign(assignment) => Some(assignment.attempt),
+                _ => None,
+            })
+            .collect();
+        for ((tenant, bound), before) in self.bounds.iter().zip(before) {
+            let now = self.on_devices(tenant);
+            let devices: BTreeSet<_> = now.iter().map(|(_, device)| *device).collect();
+            if devices.len() <= *bound as usize {
+                continue;
+            }
+            let (given, kept): (Vec<_>, Vec<_>) = now
+                .into_iter()
+                .partition(|(attempt, _)| assigned.contains(attempt));
+            for (_, device) in given {
+                assert!(
+                    before.iter().chain(&kept).any(|(_, other)| *other == device),
+                    "{tenant} is given a device beyond its {bound}"
+                );
+            }
+        }
+    }
+
+    pub fn bound_tenant(&mut self, tenant: &str, policy: TenantPolicy) {
+        match policy.max_devices {
+            Some(bound) => self.bounds.insert(tenant.into(), bound),
+            None => self.bounds.remove(tenant),
+        };
+        let tenant = tenant.into();
+        self.apply(Event::TenantPolicyChanged { tenant, policy });
     }
 
     fn execute(&mut self, action: &Action) {
@@ -394,7 +447,7 @@ impl World {
     pub fn submit_job(&mut self, shape: u16) -> JobId {
         let uid = format!("job-{}", self.next_job);
         self.next_job += 1;
-        let mut spec = mk_job(&uid, ["a", "b", "c"][usize::from(shape) % 3]);
+        let mut spec = mk_job(&uid, TENANTS[usize::from(shape) % TENANTS.len()]);
         spec.policy.priority = i32::from(shape % 2);
         spec.policy.max_workers = (shape.is_multiple_of(5)).then_some(1 + u32::from(shape % 3));
         let leaf = needs(Lane::Device, DeviceClass::Cpu, 1 + u64::from(shape % 2), 0);
@@ -614,6 +667,13 @@ impl World {
 
     /// One random thing.
     pub fn random(&mut self, operation: u8, number: u16, fate: u8) {
+        if operation >= 250 {
+            let policy = TenantPolicy {
+                weight: 1 + u32::from(fate % 3),
+                max_devices: (fate < 160).then_some(u32::from(number % 4)),
+            };
+            return self.bound_tenant(TENANTS[usize::from(number / 4) % TENANTS.len()], policy);
+        }
         match operation % 20 {
             0 => {
                 self.now += u64::from(number % 4_000);
@@ -700,6 +760,18 @@ impl World {
     pub fn heal_and_finish(&mut self) {
         self.add_worker(mk_worker(16, &[(DeviceClass::Cpu, 0, 2)]));
         self.add_worker(mk_worker(16, &[(DeviceClass::Cpu, 0, 1)]));
+        let bounded: Vec<TenantName> = self.bounds.keys().cloned().collect();
+        for (nth, tenant) in bounded.iter().enumerate() {
+            // A tenant that may have nothing would never end; the smallest bound must do.
+            let max_devices = Some(1 + nth as u32 % 2);
+            self.bound_tenant(
+                tenant,
+                TenantPolicy {
+                    weight: 1,
+                    max_devices,
+                },
+            );
+        }
         let jobs: Vec<JobId> = self.plans.keys().copied().collect();
         for job in &jobs {
             if let Some(view) = self.state.job(*job)

@@ -152,7 +152,7 @@ impl Jobs {
     }
 
     async fn taken(&mut self, name: &JobName, handle: JobHandle, submitted: Option<JobPolicy>) {
-        self.tell_weight(&name.namespace).await;
+        self.tell_tenant(&name.namespace).await;
         self.clamp_priority(name);
         let Some(job) = self.jobs.get_mut(name) else {
             return;

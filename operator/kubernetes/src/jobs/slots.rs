@@ -5,6 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use prover_coordinator::TenantPolicy;
+use prover_crds::NamespaceLimits;
+
 use super::Jobs;
 use super::entry::Stage;
 use crate::cluster::ClusterRules;
@@ -95,8 +98,8 @@ impl Jobs {
         }
     }
 
-    /// Tells the core the shares of the namespaces whose jobs it has or that are named.
-    pub(super) async fn tell_weights(&mut self) {
+    /// Tells the core shares and bounds of the namespaces whose jobs it has or that are named.
+    pub(super) async fn tell_tenants(&mut self) {
         let Some(cluster) = self.rules.cluster.as_ref() else {
             return;
         };
@@ -108,40 +111,63 @@ impl Jobs {
         let present = self.jobs.keys().map(|name| &*name.namespace);
         let told: Vec<String> = named
             .chain(present)
-            .chain(self.weights.keys().map(|namespace| &**namespace))
+            .chain(self.tenants.keys().map(|namespace| &**namespace))
             .filter(|namespace| *namespace != "*")
             .map(str::to_owned)
             .collect::<std::collections::BTreeSet<_>>()
             .into_iter()
             .collect();
         for namespace in told {
-            self.tell_weight(&namespace).await;
+            self.tell_tenant(&namespace).await;
         }
     }
 
-    /// Tells the core the share of one namespace, if it does not know it.
-    pub(super) async fn tell_weight(&mut self, namespace: &str) {
-        let cluster = self.rules.cluster.as_ref();
-        let weight = cluster
-            .and_then(|cluster| cluster.namespace(namespace))
-            .and_then(|bounds| bounds.weight)
-            .and_then(|weight| u32::try_from(weight).ok())
-            .unwrap_or(1);
-        let known = self.weights.get(namespace).copied().unwrap_or(1);
-        if weight == known {
+    /// Tells the core share and bound of one namespace, if it does not know them.
+    pub(super) async fn tell_tenant(&mut self, namespace: &str) {
+        let bounds = self
+            .rules
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.namespace(namespace));
+        let policy = tenant_policy(bounds);
+        if policy == self.tenants.get(namespace).copied().unwrap_or_default() {
             return;
         }
-        self.weights.insert(namespace.into(), weight);
+        self.tenants.insert(namespace.into(), policy);
         // A coordinator that has stopped shares nothing out.
-        let _ = self.parts.coordinator.set_weight(namespace, weight).await;
+        let _ = self.parts.coordinator.set_tenant_policy(namespace, policy).await;
+    }
+}
+
+/// Share and bound of a namespace for the core.
+fn tenant_policy(bounds: Option<&NamespaceLimits>) -> TenantPolicy {
+    let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok());
+    TenantPolicy {
+        weight: number(bounds.and_then(|bounds| bounds.weight)).unwrap_or(1),
+        max_devices: number(bounds.and_then(|bounds| bounds.max_devices)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prover_crds::{ClusterLimits, NamespaceLimits};
+    use prover_crds::ClusterLimits;
 
     use super::*;
+
+    #[test]
+    fn weight_and_devices_of_a_namespace_reach_the_core() {
+        let bounds = NamespaceLimits {
+            weight: Some(3),
+            max_devices: Some(0),
+            ..NamespaceLimits::default()
+        };
+        let expected = TenantPolicy {
+            weight: 3,
+            max_devices: Some(0),
+        };
+        assert_eq!(tenant_policy(Some(&bounds)), expected);
+        assert_eq!(tenant_policy(None), TenantPolicy::default());
+    }
 
     #[test]
     fn places_are_bounded_in_all_and_per_namespace() {
