@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prover_runtime::Clock;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::Command;
 use crate::deletes::Deletion;
 use crate::engine::Engine;
+use crate::handle::Control;
 use crate::metrics::Metrics;
+use crate::role::{Role, TakeOverError};
 
 /// Commands that are applied before views and timers get their turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -26,6 +28,8 @@ pub(crate) struct Actor {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) deletions: mpsc::Sender<Deletion>,
+    pub(crate) role: watch::Sender<Role>,
+    pub(crate) control: mpsc::Receiver<Control>,
 }
 
 impl Actor {
@@ -45,6 +49,15 @@ impl Actor {
                         self.engine.handle(command);
                     }
                 }
+                Some(control) = self.control.recv() => match control {
+                    Control::TakeOver { reply } => drop(reply.send(Err(TakeOverError::NotFollowing))),
+                    Control::StepDown { reply } => {
+                        self.role.send_replace(Role::Fenced);
+                        self.engine.close_all();
+                        let _ = reply.send(());
+                        break;
+                    }
+                },
                 () = sleep_until(wake) => {}
             }
             self.engine.run_timers();

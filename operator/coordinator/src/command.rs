@@ -52,6 +52,8 @@ pub enum Command {
     Forget {
         uid: Arc<str>,
     },
+    /// All jobs that exist have been submitted.
+    JobsSynced,
     WorkerGone {
         worker_id: Arc<str>,
     },

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prover_artifacts::{ArtifactStore, Prefix};
 use prover_core::Limits;
 use prover_runtime::{Clock, SystemClock, prometheus::Registry};
 use rustls::ServerConfig;
@@ -18,18 +19,59 @@ use crate::identity::Identity;
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that wait for the actor before their senders wait too.
 pub(crate) const COMMAND_QUEUE: usize = 4096;
+/// Changes of the role that wait for the actor.
+pub(crate) const CONTROL_QUEUE: usize = 4;
 /// Shortest time between two views of a job that did not change its phase.
 pub(crate) const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that a shutdown waits for open connections.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What of a coordinator outlives it.
+#[derive(Clone, Debug, Default)]
+pub enum Durability {
+    /// Nothing: it leads from the beginning (local mode).
+    #[default]
+    None,
+    /// Everything that it has acknowledged: it follows the log until it is told to take over.
+    Log(LogConfig),
+}
+
+/// Where the log is and how it is written.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The same place as the artifact store, opened with [`prover_log::store_options`].
+    pub store: Arc<dyn ArtifactStore>,
+    /// Of the ProverCluster; nobody else writes below it.
+    pub prefix: Prefix,
+    /// Intervals and bounds.
+    pub limits: prover_log::Limits,
+    /// Time between two looks at the log while this coordinator follows: each is a paid request.
+    pub follow_interval: Duration,
+}
+
+impl LogConfig {
+    /// The defaults of everything that has one.
+    #[must_use]
+    pub fn new(store: Arc<dyn ArtifactStore>, prefix: Prefix) -> Self {
+        LogConfig {
+            store,
+            prefix,
+            limits: prover_log::Limits::default(),
+            follow_interval: Duration::from_secs(1),
+        }
+    }
+}
 
 /// What a coordinator is started with.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
     /// Where workers connect; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// What outlives the coordinator.
+    pub durability: Durability,
     /// Higher than that of every earlier coordinator of the same cluster: workers refuse lower ones, and attempts of
-    /// different epochs have different ids. 1 where none went before.
+    /// different epochs have different ids. 1 where none went before. With a log it counts the epochs, and this is not
+    /// looked at.
     pub epoch: u64,
     /// How workers prove who they are.
     pub worker_authentication: WorkerAuthentication,
@@ -67,6 +109,7 @@ impl CoordinatorConfig {
     pub fn new(listen: SocketAddr, worker_authentication: WorkerAuthentication) -> Self {
         CoordinatorConfig {
             listen,
+            durability: Durability::None,
             epoch: 1,
             worker_authentication,
             tls: None,

@@ -171,6 +171,7 @@ impl Engine {
                 self.apply(Event::TenantPolicyChanged { tenant, policy });
             }
             Command::Forget { uid } => self.forget(&uid),
+            Command::JobsSynced => {}
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
             Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),
             Command::SetLeaving { pods, reply } => {

@@ -16,6 +16,7 @@ use crate::command::Command;
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::container::ContainerEnd;
 use crate::error::{AdmissionError, CoordinatorError};
+use crate::role::{Role, TakeOverError};
 use crate::sources::ClusterSources;
 use crate::view::{ClusterView, GroupOffer, JobView, QueueDepth, WorkerView};
 
@@ -31,6 +32,17 @@ pub enum SourceAccess {
     Cluster(Arc<dyn ClusterSources>),
 }
 
+/// What the owner wants of the role.
+#[derive(Debug)]
+pub(crate) enum Control {
+    TakeOver {
+        reply: oneshot::Sender<Result<u64, TakeOverError>>,
+    },
+    StepDown {
+        reply: oneshot::Sender<()>,
+    },
+}
+
 /// A running coordinator. Dropping it leaves it running: call [`CoordinatorHandle::shutdown`].
 #[derive(Debug)]
 pub struct CoordinatorHandle {
@@ -39,6 +51,9 @@ pub struct CoordinatorHandle {
     pub(crate) cluster: watch::Receiver<Arc<ClusterView>>,
     pub(crate) store: Arc<dyn ArtifactStore>,
     pub(crate) admission: AdmissionLimits,
+    pub(crate) role: watch::Receiver<Role>,
+    pub(crate) leader: watch::Sender<Option<String>>,
+    pub(crate) control: mpsc::Sender<Control>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
@@ -73,6 +88,53 @@ impl CoordinatorHandle {
             view,
             commands: self.commands.clone(),
         })
+    }
+
+    /// What this coordinator does, now and later. [`Role::Following`] with `caught_up` is ready to take over.
+    #[must_use]
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Becomes the leader, and answers its epoch: reads the log to its end, fences whoever led, and takes what was
+    /// known on. Waits for as long as the store is away. A call that is dropped goes on.
+    ///
+    /// # Errors
+    /// It does not follow, the log can't be used, or the coordinator is shut down.
+    pub async fn take_over(&self) -> Result<u64, TakeOverError> {
+        let (reply, answer) = oneshot::channel();
+        self.control
+            .send(Control::TakeOver { reply })
+            .await
+            .map_err(|_| TakeOverError::Stopped)?;
+        answer.await.map_err(|_| TakeOverError::Stopped)?
+    }
+
+    /// Stops leading in good order: takes nothing more, waits for the log to have all that was recorded (not for long),
+    /// and sends the workers to the next leader. The role is [`Role::Fenced`] afterwards. Running attempts live on.
+    pub async fn step_down(&self) {
+        let (reply, done) = oneshot::channel();
+        // One that has been shut down leads no more.
+        if self.control.send(Control::StepDown { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Tells that all jobs that exist have been submitted since this coordinator leads: what is known from the log of
+    /// others is forgotten.
+    ///
+    /// # Errors
+    /// The coordinator has been shut down.
+    pub async fn jobs_synced(&self) -> Result<(), CoordinatorError> {
+        self.commands
+            .send(Command::JobsSynced)
+            .await
+            .map_err(|_| CoordinatorError::Stopped)
+    }
+
+    /// Tells who leads, as HOST:PORT, while this one follows: workers are sent there.
+    pub fn set_leader(&self, address: Option<String>) {
+        self.leader.send_replace(address);
     }
 
     /// Gives a tenant another share of the devices, relative to the others, and bounds the devices that it may use at

@@ -22,6 +22,7 @@ mod metrics;
 mod operator_plane;
 pub mod program;
 mod record;
+mod role;
 mod session;
 mod sign_in;
 mod sources;
@@ -30,12 +31,16 @@ mod store_watch;
 mod view;
 
 pub use admission::{INPUT, PROGRAM, PROOF, PUBLIC_VALUES, policy};
-pub use config::{AuthenticationError, CoordinatorConfig, Secret, WorkerAuthentication, WorkerAuthenticator};
+pub use config::{
+    AuthenticationError, CoordinatorConfig, Durability, LogConfig, Secret, WorkerAuthentication,
+    WorkerAuthenticator,
+};
 pub use error::{AdmissionError, CoordinatorError, Retry};
 pub use handle::{CoordinatorHandle, JobHandle, SourceAccess, WorkerControl};
 pub use identity::{Identity, WORKER_ID_SEPARATOR};
 pub use program::ProgramError;
 pub use prover_core::{Binding, JobPolicy, Limits, Milliseconds, TaskId, TenantPolicy, Timestamp};
+pub use role::{Role, TakeOverError};
 pub use sources::{
     ClusterSources, FetchedContent, FetchedSource, RemoteError, RemoteProblem, SourceError, SourceRequest,
 };

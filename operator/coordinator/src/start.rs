@@ -16,7 +16,7 @@ use tonic::transport::Server;
 
 use crate::actor::Actor;
 use crate::admission::AdmissionLimits;
-use crate::config::{COMMAND_QUEUE, CoordinatorConfig};
+use crate::config::{COMMAND_QUEUE, CONTROL_QUEUE, CoordinatorConfig};
 use crate::deletes::{self, DELETE_QUEUE};
 use crate::engine::{Engine, EngineParts};
 use crate::error::CoordinatorError;
@@ -24,6 +24,7 @@ use crate::handle::CoordinatorHandle;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::operator_plane::OperatorPlaneService;
+use crate::role::Role;
 use crate::session::WorkerPlaneService;
 use crate::sign_in::SignIn;
 use crate::store_watch::{self, StoreState};
@@ -72,8 +73,13 @@ pub async fn start(
         metrics: metrics.clone(),
         cluster: cluster_sender,
     });
+    let (role_sender, role) = watch::channel(Role::Leading { epoch: config.epoch });
+    let (leader, _) = watch::channel(None);
+    let (control, controls) = mpsc::channel(CONTROL_QUEUE);
     let actor = Actor {
         engine,
+        role: role_sender,
+        control: controls,
         clock: Arc::clone(&config.clock),
         metrics: metrics.clone(),
         deletions,
@@ -134,6 +140,9 @@ pub async fn start(
         cluster,
         store,
         admission,
+        role,
+        leader,
+        control,
         stop,
         tasks,
     })
