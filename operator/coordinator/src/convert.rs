@@ -8,7 +8,7 @@ use prost::Message;
 use prover_backend::protocol as backend;
 use prover_core::{
     ArtifactName, AttemptId, Binding, CallId, DeviceClass, DeviceIndex, DeviceSpec, Event, FailureClass,
-    HeldAttempt, Milliseconds, Refusal, StopReason, TaskSpec, Usage, WorkerId, WorkerSpec,
+    HeldAttempt, Milliseconds, Refusal, StopReason, TaskId, TaskSpec, Usage, WorkerId, WorkerSpec,
 };
 use prover_wire::protocol as wire;
 use prover_wire::{Validate, WireError};
@@ -160,6 +160,10 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
 fn held_attempt(held: &wire::HeldAttempt) -> HeldAttempt {
     HeldAttempt {
         attempt: AttemptId(held.attempt_id),
+        // Not told yet: no task has this identity, so nothing is taken back after a recovery.
+        task: TaskId(0),
+        device: None,
+        number: 0,
         started: held.started,
         completed: held.completed,
     }
@@ -491,6 +495,9 @@ mod tests {
                 told,
                 HeldAttempt {
                     attempt: AttemptId(7),
+                    task: TaskId(0),
+                    device: None,
+                    number: 0,
                     started,
                     completed
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::fact::Fact;
 use crate::model::{
     ArtifactName, AttemptId, Binding, CallId, DeviceIndex, FailureClass, JobId, RequestId, TaskId, Timestamp,
     Usage, WorkerId,
@@ -68,6 +69,9 @@ pub enum Action {
     WorkerEmpty { worker: WorkerId },
     /// A worker can't be taken; its stream should be closed.
     WorkerRefused { worker: WorkerId, refusal: Refusal },
+    /// What must be kept for a recovery, with the other facts of this event or not at all. Only with
+    /// [`Limits::record_facts`](crate::Limits).
+    Record(Fact),
     /// Nothing refers to these bytes any more.
     DeleteArtifact {
         job: JobId,

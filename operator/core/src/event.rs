@@ -44,6 +44,8 @@ pub enum Event {
     WorkerDisconnected { worker: WorkerId },
     /// Proof that the worker is gone (pod deleted, process reaped): no grace.
     WorkerGone { worker: WorkerId },
+    /// Proof that a worker is gone that has not connected since the recovery: it is not waited for any longer.
+    AwaitedWorkerGone { name: Arc<str> },
     /// It takes nothing new.
     WorkerDraining { worker: WorkerId },
     /// The shell wants it to leave, or does not any more: meanwhile it takes nothing new and finishes what it has.
@@ -219,6 +221,8 @@ pub struct Limits {
     pub prefetch_per_slot: u16,
     /// Entries of the action cache; the oldest goes first.
     pub cache_entries: usize,
+    /// Whether durable changes come out as [`Action::Record`](crate::Action). Local mode keeps none.
+    pub record_facts: bool,
 }
 
 impl Default for Limits {
@@ -242,6 +246,7 @@ impl Default for Limits {
             permit_bytes_per_job: 256 << 20,
             prefetch_per_slot: 1,
             cache_entries: 1_000_000,
+            record_facts: false,
         }
     }
 }

@@ -15,6 +15,7 @@ mod channels;
 mod classes;
 mod control;
 pub mod event;
+pub mod fact;
 mod failures;
 mod invariants;
 mod jobs;
@@ -24,6 +25,7 @@ mod order;
 mod permits;
 mod placement;
 mod queue;
+pub mod recovery;
 mod slab;
 pub mod state;
 mod tasks;
@@ -35,7 +37,9 @@ pub use action::{
     Action, Answer, Assignment, JobPhase, Refusal, StopReason, TaskChange, TaskOutcome, WaitReason,
 };
 pub use event::{Event, Limits};
+pub use fact::{ArtifactFacts, Fact, RecoveryError, TaskCounts, TaskSuccess};
 pub use model::*;
+pub use recovery::Replay;
 pub use state::State;
 pub use views::{
     AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskTypeCount, TaskView, WorkerView,

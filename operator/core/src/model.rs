@@ -250,6 +250,12 @@ pub struct WorkerSpec {
 pub struct HeldAttempt {
     /// Which.
     pub attempt: AttemptId,
+    /// Task that it tries, as it was told with the assignment.
+    pub task: TaskId,
+    /// Device that it was given; none in the control lane.
+    pub device: Option<DeviceIndex>,
+    /// Counted from 1 within its task, as it was told with the assignment.
+    pub number: u32,
     /// Whether it had left the prefetch queue.
     pub started: bool,
     /// Whether it is completed and only waits for the acknowledgement.

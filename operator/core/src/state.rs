@@ -182,6 +182,7 @@ impl State {
             Event::WorkerConnected { worker, spec, held } => self.worker_connected(worker, spec, &held, out),
             Event::WorkerDisconnected { worker } => self.worker_disconnected(worker),
             Event::WorkerGone { worker } => self.worker_gone(worker, out),
+            Event::AwaitedWorkerGone { name } => self.awaited_worker_gone(&name, out),
             Event::WorkerDraining { worker } => self.worker_draining(worker, out),
             Event::WorkerLeavingChanged { worker, leaving } => {
                 self.worker_leaving_changed(worker, leaving, out);

@@ -79,7 +79,7 @@ impl Engine {
                 self.send(worker, Outbound::ChannelMessage(message));
             }
             // Read where the job was submitted and the worker connected: both are answered at once.
-            Action::JobAnswered { .. } | Action::WorkerRefused { .. } => {}
+            Action::JobAnswered { .. } | Action::WorkerRefused { .. } | Action::Record(_) => {}
             Action::JobChanged { job, phase } => self.job_changed(job, &phase),
             Action::TaskChanged { job, task, change } => self.task_changed(job, task, &change),
             Action::WorkerEmpty { worker } => {
@@ -300,5 +300,6 @@ fn action_label(action: &Action) -> &'static str {
         Action::WorkerEmpty { .. } => "worker_empty",
         Action::WorkerRefused { .. } => "worker_refused",
         Action::DeleteArtifact { .. } => "delete_artifact",
+        Action::Record(_) => "record",
     }
 }

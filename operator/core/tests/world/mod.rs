@@ -107,6 +107,7 @@ struct Had {
     job: JobId,
     task: TaskId,
     device: Option<u16>,
+    number: u32,
     started: bool,
     /// Reports that could not be sent, since the stream was broken.
     completion: Option<Event>,
@@ -302,6 +303,7 @@ impl World {
             job: assignment.job,
             task: assignment.task,
             device: assignment.device.map(|device| device.0),
+            number: assignment.number,
             started: false,
             completion: None,
             stop: false,
@@ -411,6 +413,9 @@ impl World {
             .iter()
             .map(|(attempt, had)| HeldAttempt {
                 attempt: *attempt,
+                task: had.task,
+                device: had.device.map(DeviceIndex),
+                number: had.number,
                 started: had.started,
                 completed: had.completion.is_some(),
             })
