@@ -20,13 +20,13 @@ case $profile in
 esac
 target=${CARGO_TARGET_DIR:-target}
 static_target=x86_64-unknown-linux-gnu
-all=(prover-operator prover-worker prover-backend-risc0 prover-backend-emulated simulated-device-plugin prover-sample-gnark)
+all=(prover-operator prover-worker prover-backend-risc0 prover-backend-emulated prover-sample-gnark)
 
 # The programs of an image; the first one is its entrypoint.
 programs_of() {
   case $1 in
     prover-worker) echo prover-worker prover-supervisor prover-backend-command ;;
-    prover-operator | prover-backend-risc0 | prover-backend-emulated | simulated-device-plugin | prover-sample-gnark)
+    prover-operator | prover-backend-risc0 | prover-backend-emulated | prover-sample-gnark)
       echo "$1" ;;
     *) echo "there is no image $1: choose from ${all[*]}" >&2; return 2 ;;
   esac

@@ -9,7 +9,7 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd "$here/../.." && pwd)
-cache=${PROVER_OPERATOR_CACHE:-$HOME/.cache/prover-operator}
+source "$repository/e2e/tools/go-cache.sh"
 mode=${PROVER_CLUSTER:-own}
 folder=${PROVER_CLUSTER_DIRECTORY:-$cache/cluster}
 network=${PROVER_CLUSTER_NETWORK:-10.213}
@@ -59,10 +59,7 @@ in_node() {
 kubectl() { "$(kubernetes_folder)/kubectl" --kubeconfig "$(kubeconfig)" "$@"; }
 
 kubernetes_folder() {
-  local required
-  required=$(sed -nE 's|^(require)?[[:space:]]*k8s.io/kubernetes (v[0-9.]+)( // indirect)?$|\2|p' \
-    "$repository/e2e/tools/kubernetes/go.mod")
-  echo "$cache/kubernetes-$required"
+  echo "$cache/kubernetes-$(required_version "$repository/e2e/tools/kubernetes/go.mod" k8s.io/kubernetes)"
 }
 
 kubeconfig() {

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Builds Kubernetes programs from the Go module proxy into a cache and prints the folder that holds them.
-# What is there already is left alone, so calling it again costs nothing.
+# Builds Kubernetes programs into the cache and prints the folder that holds them. What is there already is left alone.
 #
 # Usage: build-kubernetes.sh PROGRAM...     such as kube-apiserver, kubelet, kubectl, etcd
-# The cache lies in $PROVER_OPERATOR_CACHE, else in ~/.cache/prover-operator.
 set -euo pipefail
-module=$(cd "$(dirname "$0")/kubernetes" && pwd)
-version=$(sed -nE 's|^(require)?[[:space:]]*k8s.io/kubernetes (v[0-9.]+)( // indirect)?$|\2|p' "$module/go.mod")
-[ -n "$version" ] || { echo "$module/go.mod requires no exact version of k8s.io/kubernetes" >&2; exit 1; }
-folder=${PROVER_OPERATOR_CACHE:-$HOME/.cache/prover-operator}/kubernetes-$version
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/go-cache.sh"
+module=$here/kubernetes
+version=$(required_version "$module/go.mod" k8s.io/kubernetes)
+folder=$cache/kubernetes-$version
 known=$(sed -n 's|^\t*k8s.io/kubernetes/cmd/\([a-z-]*\)$|\1|p' "$module/go.mod")
 
 if [ $# -eq 0 ]; then
@@ -22,10 +21,7 @@ for program in "$@"; do
   fi
 done
 
-mkdir -p "$folder"
-# Two callers at once would build everything twice: the second waits and then finds it done.
-exec 9>"$folder/.lock"
-flock 9
+hold "$folder"
 
 install_etcd() {
   command -v etcd >/dev/null && return
@@ -39,21 +35,10 @@ install_etcd() {
 }
 
 build() {
-  local program=$1 target=$folder/$1
-  [ -x "$target" ] && return
-  command -v go >/dev/null || { echo "go is missing: install Go 1.24 or newer, then run this again" >&2; exit 1; }
-  echo "building $program $version (kube-apiserver takes about 6 minutes on 2 cores)" >&2
-  local package=k8s.io/component-base/version
-  local minor=${version#v1.}
-  (
-    cd "$module"
-    CGO_ENABLED=0 GOFLAGS="-buildvcs=false -mod=readonly -p=${PROVER_GO_JOBS:-2}" nice -n "${PROVER_NICE:-0}" \
-      go build -trimpath -o "$target.partial" -ldflags "-s -w -X $package.gitVersion=$version \
-        -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean" \
-      "k8s.io/kubernetes/cmd/$program" >&2
-  )
-  # Only a whole binary gets its name: an interrupted build leaves nothing that looks finished.
-  mv "$target.partial" "$target"
+  local package=k8s.io/component-base/version minor=${version#v1.}
+  build_go "$folder/$1" "$module" "k8s.io/kubernetes/cmd/$1" \
+    "$1 $version (kube-apiserver takes about 6 minutes on 2 cores)" \
+    "-X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean"
 }
 
 # The tests of the API server need etcd beside it.

@@ -1,30 +1,10 @@
 #!/usr/bin/env bash
-# Builds MinIO from the Go module proxy into a cache and prints the path of the binary.
-# What is there already is left alone, so calling it again costs nothing.
-#
-# Usage: build-minio.sh
-# The cache lies in $PROVER_OPERATOR_CACHE, else in ~/.cache/prover-operator.
+# Builds MinIO into the cache and prints the path of the binary. What is there already is left alone.
 set -euo pipefail
-module=$(cd "$(dirname "$0")/minio" && pwd)
-version=$(sed -nE 's|^(require)?[[:space:]]*github.com/minio/minio (v[^ ]+)$|\2|p' "$module/go.mod")
-[ -n "$version" ] || { echo "$module/go.mod requires no exact version of github.com/minio/minio" >&2; exit 1; }
-folder=${PROVER_OPERATOR_CACHE:-$HOME/.cache/prover-operator}/minio-$version
-target=$folder/minio
-
-mkdir -p "$folder"
-# Two callers at once would build everything twice: the second waits and then finds it done.
-exec 9>"$folder/.lock"
-flock 9
-
-if [ ! -x "$target" ]; then
-  command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, then run this again" >&2; exit 1; }
-  echo "building MinIO $version (about 2 minutes on 2 free cores)" >&2
-  (
-    cd "$module"
-    CGO_ENABLED=0 GOFLAGS="-buildvcs=false -mod=readonly -p=${PROVER_GO_JOBS:-2}" nice -n "${PROVER_NICE:-5}" \
-      go build -trimpath -o "$target.partial" -ldflags "-s -w" github.com/minio/minio >&2
-  )
-  # Only a whole binary gets its name: an interrupted build leaves nothing that looks finished.
-  mv "$target.partial" "$target"
-fi
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/go-cache.sh"
+version=$(required_version "$here/minio/go.mod" github.com/minio/minio)
+target=$cache/minio-$version/minio
+hold "$(dirname "$target")"
+build_go "$target" "$here/minio" github.com/minio/minio "MinIO $version (about 2 minutes on 2 free cores)"
 echo "$target"
