@@ -6,12 +6,17 @@ use prover_e2e::Model;
 use serde_json::json;
 
 use crate::support::kubectl::{apply, list, try_kubectl};
-use crate::support::objects::Cluster;
-use crate::support::scene::Scene;
+use crate::support::node;
+use crate::support::objects::{Cluster, image};
+use crate::support::proofs::{expect_gnark_verified, gnark_job, gnark_of};
+use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_workers, eventually,
-    expect_no_leaked_artifacts, start_cluster, submit, workers,
+    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_cluster, await_workers, eventually,
+    expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, workers,
 };
+
+/// Jobs that wait behind each other while a pod starts.
+const QUEUED: u64 = 12;
 
 #[test]
 fn groups_are_added_and_removed_while_a_job_runs() {
@@ -49,10 +54,7 @@ fn groups_are_added_and_removed_while_a_job_runs() {
 #[test]
 fn a_changed_group_gets_a_new_deployment_and_the_job_goes_on() {
     let scene = Scene::new("revision");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     let job = submit(&scene, &Model::new(30).duration("prove", 500).manifest("steady"));
     job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 1);
     let before = workers(&scene, "cpu")[0]["metadata"]["labels"]["proving.rs/revision"].clone();
@@ -78,6 +80,59 @@ fn a_changed_group_gets_a_new_deployment_and_the_job_goes_on() {
     let done = job.succeeded(JOB_FINISHED);
     assert_eq!(attempts(&done, "failed"), 0, "{:#}", done["status"]);
     expect_no_leaked_artifacts(&scene, &[&job]);
+    scene.finish();
+}
+
+#[test]
+fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
+    let scene = Scene::new("rollout");
+    let old = image("prover-sample-gnark");
+    let new = node::tag_image(&old, "next");
+    start_cluster(&scene, &gnark_of(&scene, &old, json!({})));
+    // More than the only worker can have proved when the new image comes: all are pinned when they are accepted.
+    let pinned: Vec<_> = (0..QUEUED)
+        .map(|number| {
+            let job = gnark_job(scene.namespace(), &format!("pinned-{number}"), number);
+            submit(&scene, &job)
+        })
+        .collect();
+    let last = pinned.last().unwrap();
+    last.wait("it is accepted", JOB_RUNNING, |job| is_true(job, "Accepted"));
+    let deployments = || {
+        let mut found = list(scene.namespace(), "deployments", "proving.rs/worker-group=cpu");
+        found.retain(|deployment| deployment["metadata"]["deletionTimestamp"].is_null());
+        found
+    };
+    let before = name(&deployments()[0]).to_owned();
+    apply(gnark_of(&scene, &new, json!({})).manifest());
+    await_cluster(&scene, "both images have a worker", POD_REPLACED, |cluster| {
+        cluster["status"]["workers"]["connected"].as_u64() == Some(2)
+    });
+    assert!(!is_true(&last.now(), "Finished"), "{QUEUED} jobs were too few");
+    let side_by_side: Vec<_> = deployments().iter().map(|each| name(each).to_owned()).collect();
+    assert!(
+        side_by_side.len() == 2 && side_by_side.contains(&before),
+        "{side_by_side:?}"
+    );
+    for job in &pinned {
+        let done = job.succeeded(JOB_FINISHED);
+        assert_eq!(
+            (attempts(&done, "failed"), attempts(&done, "lost")),
+            (0, 0),
+            "{:#}",
+            done["status"]
+        );
+        expect_gnark_verified(&done);
+    }
+    eventually(Duration::from_secs(90), || match &deployments()[..] {
+        [only] if name(only) != before => Ok(()),
+        all => Err(format!("{:?}", all.iter().map(name).collect::<Vec<_>>())),
+    });
+    let afterwards = submit(&scene, &gnark_job(scene.namespace(), "afterwards", QUEUED));
+    expect_gnark_verified(&afterwards.succeeded(JOB_FINISHED));
+    let mut jobs: Vec<_> = pinned.iter().collect();
+    jobs.push(&afterwards);
+    expect_no_leaked_artifacts(&scene, &jobs);
     scene.finish();
 }
 

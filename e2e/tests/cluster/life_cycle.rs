@@ -6,11 +6,11 @@ use prover_e2e::{Manifest, Model};
 use serde_json::json;
 
 use crate::support::kubectl::{await_gone, kubectl, patch};
-use crate::support::objects::Cluster;
+
 use crate::support::scene::{Scene, condition, is_true};
 use crate::support::steps::{
     Applied, JOB_FINISHED, JOB_RUNNING, attempts, expect_no_leaked_artifacts, expect_only_kept,
-    start_cluster, submit,
+    start_emulated, submit,
 };
 
 /// From a change of spec to what follows from it.
@@ -23,10 +23,7 @@ fn slow_job(name: &str) -> Manifest {
 #[test]
 fn a_suspended_job_frees_its_workers_and_goes_on_where_it_was() {
     let scene = Scene::new("suspend");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     let job = submit(&scene, &slow_job("pauses"));
     job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 3);
     patch(
@@ -59,10 +56,7 @@ fn a_suspended_job_frees_its_workers_and_goes_on_where_it_was() {
 #[test]
 fn a_cancelled_job_ends_at_once_and_leaves_nothing() {
     let scene = Scene::new("cancel");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     let job = submit(&scene, &slow_job("unwanted"));
     job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 1);
     patch(
@@ -92,10 +86,7 @@ fn a_cancelled_job_ends_at_once_and_leaves_nothing() {
 #[test]
 fn a_job_past_its_active_deadline_fails_with_that_reason() {
     let scene = Scene::new("deadline");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     let job = submit(&scene, &slow_job("late").spec("activeDeadlineSeconds", json!(3)));
     job.failed("ActiveDeadlineExceeded", JOB_RUNNING);
     expect_no_leaked_artifacts(&scene, &[&job]);
@@ -105,10 +96,7 @@ fn a_job_past_its_active_deadline_fails_with_that_reason() {
 #[test]
 fn a_job_with_a_time_to_live_is_deleted_after_its_end() {
     let scene = Scene::new("ttl");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     let job = submit(
         &scene,
         &Model::new(2)
@@ -124,10 +112,7 @@ fn a_job_with_a_time_to_live_is_deleted_after_its_end() {
 #[test]
 fn kubectl_shows_how_a_job_stands() {
     let scene = Scene::new("columns");
-    start_cluster(
-        &scene,
-        &Cluster::emulated(&scene).group("cpu", "emulated", json!({})),
-    );
+    start_emulated(&scene, 1);
     submit(&scene, &Model::new(2).manifest("shown")).succeeded(JOB_FINISHED);
     let table = kubectl(&["get", "proofjobs", "--namespace", scene.namespace()]);
     let mut lines = table.lines();

@@ -6,7 +6,9 @@
 
 mod edits;
 mod faults;
+mod hostile;
 mod life_cycle;
 mod proofs;
 mod scaling;
 mod support;
+mod whole_cluster;

@@ -39,9 +39,22 @@ impl Cluster {
 
     /// The emulated backend.
     pub(crate) fn emulated(scene: &Scene) -> Self {
-        Self::new(scene).backend(json!({
+        Self::new(scene).emulated_backend()
+    }
+
+    /// The emulated backend, beside others.
+    pub(crate) fn emulated_backend(self) -> Self {
+        self.backend(json!({
             "name": "emulated", "system": "emulated", "image": image("prover-backend-emulated"),
         }))
+    }
+
+    /// Jobs may come from all namespaces of the scene.
+    pub(crate) fn of_all_namespaces(self, scene: &Scene) -> Self {
+        self.spec(
+            "allowedNamespaces",
+            json!({"from": "Selector", "selector": {"matchLabels": {"proving.rs/e2e": scene.label()}}}),
+        )
     }
 
     /// The RISC Zero backend.

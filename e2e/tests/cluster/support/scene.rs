@@ -1,10 +1,11 @@
 //! A scene: a random namespace with credentials of MinIO and a prefix of its own in the bucket, and what happens to it
 //! at the end: checked for leaks and removed, or, when the test failed, dumped.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use prover_e2e::workspace;
 use serde_json::{Value, json};
@@ -25,8 +26,10 @@ enum Turn {
 
 /// A random namespace, and the prefix of the same name in the bucket.
 pub(crate) struct Scene {
+    test: String,
     name: String,
     namespaces: Vec<String>,
+    begun: Instant,
     _turn: Turn,
 }
 
@@ -55,8 +58,10 @@ impl Scene {
         await_operator();
         let name = format!("e2e-{test}-{}", random());
         let mut scene = Scene {
+            test: test.to_owned(),
             name: name.clone(),
             namespaces: Vec::new(),
+            begun: Instant::now(),
             _turn: turn,
         };
         scene.add_namespace(&name);
@@ -113,6 +118,7 @@ impl Scene {
         if keep() {
             return;
         }
+        let proved = self.begun.elapsed();
         for namespace in &self.namespaces {
             // Jobs first, as a user would: their cluster is still there to collect what they left.
             kubectl(&[
@@ -136,6 +142,21 @@ impl Scene {
         for namespace in std::mem::take(&mut self.namespaces) {
             kubectl::await_gone(&namespace, "namespace", &namespace, NAMESPACE_GONE);
         }
+        self.note_time(&format!(
+            "{:6.1} s, and {:5.1} s to remove it",
+            proved.as_secs_f64(),
+            (self.begun.elapsed() - proved).as_secs_f64()
+        ));
+    }
+
+    /// Adds a line to the file of the run's times, which the script that runs all scenes shows at its end.
+    fn note_time(&self, took: &str) {
+        let Some(path) = std::env::var_os("E2E_TIMES") else {
+            return;
+        };
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{took}  {}", self.test))
+            .expect("the file of times can be written");
     }
 
     /// Writes objects, events and logs of the scene's namespaces and of the operator to a folder, and says where.

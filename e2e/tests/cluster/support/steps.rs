@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use prover_e2e::Manifest;
-use serde_json::Value;
+use prover_e2e::{Manifest, Model};
+use serde_json::{Value, json};
 
-use super::kubectl::{apply, await_gone, await_named, await_object, get, kubectl, list};
+use super::kubectl::{apply, await_gone, await_named, await_object, get, kubectl, list, try_kubectl};
 use super::objects::{self, CLUSTER, Cluster};
 use super::scene::{Scene, condition, is_true};
 
@@ -20,6 +20,9 @@ pub(crate) const JOB_RUNNING: Duration = Duration::from_secs(30);
 pub(crate) const COLLECTED: Duration = Duration::from_secs(30);
 /// From the loss of a pod to another in its place.
 pub(crate) const POD_REPLACED: Duration = Duration::from_secs(60);
+
+/// A RISC Zero proof of few segments on what cores a test machine has, beside other tests.
+pub(crate) const REAL_PROOF: Duration = Duration::from_secs(900);
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -37,6 +40,29 @@ pub(crate) fn start_cluster(scene: &Scene, cluster: &Cluster) -> Value {
         let connected = cluster["status"]["workers"]["connected"].as_u64().unwrap_or(0);
         is_true(cluster, "Ready") && connected >= wanted && observed(cluster)
     })
+}
+
+/// Starts a ProverCluster with so many emulated workers in a group `cpu`.
+pub(crate) fn start_emulated(scene: &Scene, workers: u64) -> Value {
+    let group = json!({"replicas": workers});
+    start_cluster(scene, &Cluster::emulated(scene).group("cpu", "emulated", group))
+}
+
+/// An emulated job that lasts long enough to be hit in the middle: about 25 seconds on two workers, since status
+/// tells of progress every 10 seconds.
+pub(crate) fn slow_job(name: &str) -> Manifest {
+    Model::new(48)
+        .duration("prove", 800)
+        .duration("lift", 100)
+        .duration("join", 100)
+        .manifest(name)
+}
+
+/// Waits until a slow job is in its middle.
+pub(crate) fn await_middle(job: &Applied) {
+    job.wait("some segments are proved", JOB_RUNNING, |job| {
+        Applied::done(job, "Prove") >= 3
+    });
 }
 
 /// Waits for something about the scene's ProverCluster.
@@ -191,6 +217,35 @@ pub(crate) fn workers(scene: &Scene, group: &str) -> Vec<Value> {
             .to_owned()
     });
     pods
+}
+
+/// How often the containers of a pod were started again.
+pub(crate) fn restarts(pod: &Value) -> u64 {
+    let containers = pod["status"]["containerStatuses"].as_array();
+    containers
+        .into_iter()
+        .flatten()
+        .filter_map(|each| each["restartCount"].as_u64())
+        .sum()
+}
+
+/// Whether a worker was given the planner of its scene's only job.
+pub(crate) fn runs_planner(pod: &Value) -> bool {
+    agent_log(pod).contains(r#"task_type="plan""#)
+}
+
+/// What the agent of a worker has said.
+pub(crate) fn agent_log(pod: &Value) -> String {
+    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+    let output = try_kubectl(&[
+        "logs",
+        name(pod),
+        "--namespace",
+        namespace,
+        "--container",
+        "agent",
+    ]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Waits until a group has so many connected workers by its cluster's status.

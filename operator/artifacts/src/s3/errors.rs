@@ -187,7 +187,8 @@ fn service_error(answer: &Answer<'_>, key: String, store: String) -> StoreError 
             code,
             source: answer.source(),
         },
-        (_, 500..) => StoreError::StoreFailed {
+        // MinIO answers 499 to what is under way when it is told to end.
+        (_, 499 | 500..) => StoreError::StoreFailed {
             key,
             store,
             code,

@@ -42,6 +42,7 @@ fn answers_of_services_get_their_category() {
         (400, "XAmzContentChecksumMismatch", "upload_damaged"),
         (500, "InternalError", "store_failed"),
         (502, "", "store_failed"),
+        (499, "", "store_failed"),
         (501, "NotImplemented", "rejected"),
         (400, "InvalidArgument", "rejected"),
     ];
