@@ -12,11 +12,11 @@ use crate::support::proofs::{expect_gnark_verified, gnark_job, gnark_of};
 use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
     Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_cluster, await_workers, eventually,
-    expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, workers,
+    expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, submit_all, workers,
 };
 
-/// Jobs that wait behind each other while a pod starts.
-const QUEUED: u64 = 12;
+/// Jobs that wait behind each other while a pod starts; one takes more than a second.
+const QUEUED: u64 = 30;
 
 #[test]
 fn groups_are_added_and_removed_while_a_job_runs() {
@@ -90,12 +90,10 @@ fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
     let new = node::tag_image(&old, "next");
     start_cluster(&scene, &gnark_of(&scene, &old, json!({})));
     // More than the only worker can have proved when the new image comes: all are pinned when they are accepted.
-    let pinned: Vec<_> = (0..QUEUED)
-        .map(|number| {
-            let job = gnark_job(scene.namespace(), &format!("pinned-{number}"), number);
-            submit(&scene, &job)
-        })
+    let manifests: Vec<_> = (0..QUEUED)
+        .map(|number| gnark_job(scene.namespace(), &format!("pinned-{number}"), number))
         .collect();
+    let pinned = submit_all(&scene, &manifests);
     let last = pinned.last().unwrap();
     last.wait("it is accepted", JOB_RUNNING, |job| is_true(job, "Accepted"));
     let deployments = || {

@@ -173,6 +173,23 @@ pub(crate) fn submit_in(scene: &Scene, namespace: &str, manifest: &Manifest) -> 
     }
 }
 
+/// Applies many jobs of the scene's first namespace at once.
+pub(crate) fn submit_all(scene: &Scene, manifests: &[Manifest]) -> Vec<Applied> {
+    let namespace = scene.namespace();
+    let jobs: Vec<_> = manifests
+        .iter()
+        .map(|manifest| objects::job(scene, namespace, manifest))
+        .collect();
+    let names = jobs.iter().map(|job| name(job).to_owned());
+    let applied = names.map(|name| Applied {
+        namespace: namespace.to_owned(),
+        name,
+    });
+    let applied = applied.collect();
+    apply(&json!({"apiVersion": "v1", "kind": "List", "items": jobs}));
+    applied
+}
+
 fn stages(job: &Value) -> impl Iterator<Item = &Value> {
     job["status"]["progress"]["stages"]
         .as_array()
