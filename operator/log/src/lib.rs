@@ -6,16 +6,18 @@
 //! [`ArtifactStore`](prover_artifacts::ArtifactStore).
 
 mod error;
+mod format;
 mod limits;
 mod machine;
 mod metrics;
 mod model;
+mod names;
 mod request;
 mod shell;
 
 pub use error::{AppendError, CheckpointError, LogError, Retry};
 pub use limits::Limits;
-pub use machine::Machine;
+pub use machine::{CheckpointContent, Machine};
 pub use metrics::{
     GET_DOLLARS_PER_1000, Metrics, PUT_DOLLARS_PER_1000, RequestKind, Requests, dollars_per_hour,
 };

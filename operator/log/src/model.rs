@@ -94,6 +94,9 @@ pub struct Progress {
     pub checkpointed: Index,
     /// Whether the log has grown enough for a checkpoint, and none is being written.
     pub checkpoint_due: bool,
+    /// What the store said last to the requests of the running checkpoint, if it refuses or doesn't answer. Only at
+    /// [`Limits::max_objects`](crate::Limits::max_objects) do commits wait for it.
+    pub checkpoint_error: Option<Arc<str>>,
     /// How the log does.
     pub state: State,
 }
