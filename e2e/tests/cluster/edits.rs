@@ -5,17 +5,17 @@ use std::time::Duration;
 use prover_e2e::Model;
 use serde_json::json;
 
-use crate::support::kubectl::{apply, list, try_kubectl};
+use crate::support::kubectl::{apply, list, patch, try_kubectl};
 use crate::support::node;
 use crate::support::objects::{Cluster, image};
 use crate::support::proofs::{expect_gnark_verified, gnark_job, gnark_of};
 use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_cluster, await_workers, eventually,
-    expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, submit_all, workers,
+    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, agent_log, attempts, await_cluster, await_workers,
+    eventually, expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, submit_all, workers,
 };
 
-/// Jobs that wait behind each other while a pod starts; one takes more than a second.
+/// Jobs that are queued when the image changes.
 const QUEUED: u64 = 30;
 
 #[test]
@@ -89,13 +89,16 @@ fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
     let old = image("prover-sample-gnark");
     let new = node::tag_image(&old, "next");
     start_cluster(&scene, &gnark_of(&scene, &old, json!({})));
-    // More than the only worker can have proved when the new image comes: all are pinned when they are accepted.
+    // One that is suspended stays unfinished, and pinned, for as long as it takes until the new image runs.
+    let held = gnark_job(scene.namespace(), "held", QUEUED).spec("suspend", json!(true));
+    let held = submit(&scene, &held);
+    held.wait("it is suspended", JOB_RUNNING, |job| {
+        is_true(job, "Accepted") && is_true(job, "Suspended")
+    });
     let manifests: Vec<_> = (0..QUEUED)
-        .map(|number| gnark_job(scene.namespace(), &format!("pinned-{number}"), number))
+        .map(|number| gnark_job(scene.namespace(), &format!("queued-{number}"), number))
         .collect();
-    let pinned = submit_all(&scene, &manifests);
-    let last = pinned.last().unwrap();
-    last.wait("it is accepted", JOB_RUNNING, |job| is_true(job, "Accepted"));
+    let queued = submit_all(&scene, &manifests);
     let deployments = || {
         let mut found = list(scene.namespace(), "deployments", "proving.rs/worker-group=cpu");
         found.retain(|deployment| deployment["metadata"]["deletionTimestamp"].is_null());
@@ -106,30 +109,38 @@ fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
     await_cluster(&scene, "both images have a worker", POD_REPLACED, |cluster| {
         cluster["status"]["workers"]["connected"].as_u64() == Some(2)
     });
-    assert!(!is_true(&last.now(), "Finished"), "{QUEUED} jobs were too few");
+    for job in &queued {
+        expect_gnark_verified(&job.succeeded(JOB_FINISHED));
+    }
     let side_by_side: Vec<_> = deployments().iter().map(|each| name(each).to_owned()).collect();
     assert!(
         side_by_side.len() == 2 && side_by_side.contains(&before),
-        "{side_by_side:?}"
+        "the old workers must stay for the suspended job: {side_by_side:?}"
     );
-    for job in &pinned {
-        let done = job.succeeded(JOB_FINISHED);
-        assert_eq!(
-            (attempts(&done, "failed"), attempts(&done, "lost")),
-            (0, 0),
-            "{:#}",
-            done["status"]
-        );
-        expect_gnark_verified(&done);
-    }
+    let resumed = json!({"spec": {"suspend": false}});
+    patch(scene.namespace(), "proofjob", "held", &resumed);
+    let done = held.succeeded(JOB_FINISHED);
+    assert_eq!(
+        (attempts(&done, "failed"), attempts(&done, "lost")),
+        (0, 0),
+        "{:#}",
+        done["status"]
+    );
+    expect_gnark_verified(&done);
     eventually(Duration::from_secs(90), || match &deployments()[..] {
         [only] if name(only) != before => Ok(()),
         all => Err(format!("{:?}", all.iter().map(name).collect::<Vec<_>>())),
     });
-    let afterwards = submit(&scene, &gnark_job(scene.namespace(), "afterwards", QUEUED));
+    // Only workers of the new image are left, and none of them was given what was pinned to the old one.
+    let uid = done["metadata"]["uid"].as_str().unwrap();
+    assert!(
+        workers(&scene, "cpu")
+            .iter()
+            .all(|pod| !agent_log(pod).contains(uid))
+    );
+    let afterwards = submit(&scene, &gnark_job(scene.namespace(), "afterwards", QUEUED + 1));
     expect_gnark_verified(&afterwards.succeeded(JOB_FINISHED));
-    let mut jobs: Vec<_> = pinned.iter().collect();
-    jobs.push(&afterwards);
+    let jobs: Vec<_> = queued.iter().chain([&held, &afterwards]).collect();
     expect_no_leaked_artifacts(&scene, &jobs);
     scene.finish();
 }
