@@ -52,13 +52,11 @@ fn a_real_proof_whose_worker_pod_is_deleted_mid_segment_verifies() {
     scene.finish();
 }
 
-/// What a lost worker costs: what it was uploading, what it ran, what it had fetched ahead, and perhaps the planner.
+/// What a lost worker costs: what it was uploading, what it ran, what it had fetched ahead, and perhaps the planner;
+/// nothing, where the moment was between two segments.
 fn expect_one_worker_lost(job: &serde_json::Value) {
     let lost = attempts(job, "lost");
-    assert!(
-        (1..=4).contains(&lost),
-        "{lost} attempts were lost with one worker"
-    );
+    assert!(lost <= 4, "{lost} attempts were lost with one worker");
     assert_eq!(
         attempts(job, "failed"),
         0,
