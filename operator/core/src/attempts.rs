@@ -359,7 +359,13 @@ impl State {
                 }
                 self.seat_again(worker, device);
             }
-            Place::Leaving => remove_from(&mut holder.devices[device].leaving, attempt),
+            Place::Leaving => {
+                let holder = &mut holder.devices[device];
+                remove_from(&mut holder.leaving, attempt);
+                if !followed && holder.reserved_for == task {
+                    holder.reserved_for = NONE;
+                }
+            }
             Place::Control => {
                 remove_from(&mut holder.control, attempt);
                 self.release_control(attempt, host_bytes);

@@ -22,7 +22,19 @@ impl State {
     fn assert_workers(&self) {
         for (index, worker) in self.workers.iter() {
             let mut host = worker.spec.host_memory_bytes;
-            for device in &worker.devices {
+            for (number, device) in worker.devices.iter().enumerate() {
+                if device.reserved_for != NONE {
+                    let task = device.reserved_for;
+                    let place = (self.workers.id(index), number as u16);
+                    let there = device.running.iter().chain(device.leaving.iter());
+                    assert!(
+                        self.picky_devices.get(&task) == Some(&place)
+                            || there
+                                .into_iter()
+                                .any(|attempt| self.attempts[*attempt].task == task),
+                        "a device is reserved for a task that will come or is there"
+                    );
+                }
                 assert!(
                     device.running.len() <= usize::from(device.slots),
                     "slots are overbooked"

@@ -237,6 +237,11 @@ impl State {
     pub(crate) fn unpick(&mut self, task: u32) {
         self.tasks[task].picky = false;
         self.picky.remove(&task);
+        self.give_up_device(task);
+    }
+
+    /// The device that was reserved for a task, if any, takes others again.
+    fn give_up_device(&mut self, task: u32) {
         if let Some((worker, device)) = self.picky_devices.remove(&task)
             && let Some(worker) = self.workers.find(worker)
         {
@@ -312,6 +317,8 @@ impl State {
                 let Some((worker, device)) = self.device_to_empty(task) else {
                     return;
                 };
+                // The one before may be usable again later, and must not wait for this task then.
+                self.give_up_device(task);
                 self.picky_devices.insert(task, (self.workers.id(worker), device));
                 self.workers[worker].devices[usize::from(device)].reserved_for = task;
                 self.recall_ahead(worker, Some(device), out);

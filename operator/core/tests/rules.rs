@@ -865,6 +865,86 @@ fn suspects_of_a_crash_run_alone_before_one_of_them_is_charged_and_a_killer_is_q
     assert_eq!(hand.failed_because(job), "TaskQuarantined");
 }
 
+/// Found by the simulation: the device stayed reserved for ever.
+#[test]
+fn a_device_that_was_reserved_for_a_suspect_takes_others_when_the_suspect_found_another_one() {
+    let mut hand = Hand::new(Limits::default());
+    let worker = hand.worker(1, cpu(2));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    let (suspect, other) = (hand.attempt_of(job, "prove-0"), hand.attempt_of(job, "prove-1"));
+    for attempt in [suspect, other] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    hand.fail(suspect, FailureClass::ChildCrashed);
+    // Its device is being emptied for it.
+    hand.wait(1_000);
+    assert_eq!(hand.state_of(job, "prove-0"), TaskState::Ready);
+    hand.tell(Event::WorkerDisconnected { worker });
+    let elsewhere = hand.worker(2, cpu(2));
+    let task = hand.state.task(hand.task(job, "prove-0")).unwrap();
+    assert_eq!(task.current.unwrap().1, elsewhere);
+    let held = |attempt: AttemptId, name: &str, device| HeldAttempt {
+        attempt,
+        task: hand.task(job, name),
+        device,
+        number: 1,
+        started: true,
+        completed: false,
+    };
+    let held = vec![
+        held(root, "plan", None),
+        held(other, "prove-1", Some(DeviceIndex(0))),
+    ];
+    hand.tell(Event::WorkerConnected {
+        worker,
+        spec: Box::new(cpu(2)),
+        held,
+    });
+    hand.submit(root, vec![leaf("prove-2")]).unwrap();
+    let task = hand.state.task(hand.task(job, "prove-2")).unwrap();
+    assert_eq!(task.current.unwrap().1, worker, "the device takes others again");
+}
+
+/// Found by the simulation: the device stayed reserved for ever.
+#[test]
+fn a_suspect_that_completed_while_its_stream_was_broken_leaves_its_device_to_others() {
+    let mut hand = Hand::new(Limits::default());
+    let worker = hand.worker(1, cpu(2));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    for name in ["prove-0", "prove-1"] {
+        let attempt = hand.attempt_of(job, name);
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    hand.fail(hand.attempt_of(job, "prove-0"), FailureClass::ChildCrashed);
+    hand.succeed(hand.attempt_of(job, "prove-1"));
+    hand.wait(1_000);
+    let suspect = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::AttemptStarted { attempt: suspect });
+    hand.tell(Event::WorkerDisconnected { worker });
+    let held = |attempt: AttemptId, name: &str, device, completed| HeldAttempt {
+        attempt,
+        task: hand.task(job, name),
+        device,
+        number: 1,
+        started: true,
+        completed,
+    };
+    let held = vec![
+        held(root, "plan", None, false),
+        held(suspect, "prove-0", Some(DeviceIndex(0)), true),
+    ];
+    hand.tell(Event::WorkerConnected {
+        worker,
+        spec: Box::new(cpu(2)),
+        held,
+    });
+    hand.succeed(suspect);
+    hand.submit(root, vec![leaf("prove-2")]).unwrap();
+    assert_eq!(hand.state_of(job, "prove-2"), TaskState::Assigned);
+}
+
 /// A suspect runs alone on a device to which a lost attempt of its task came back, which is being stopped.
 /// The hand, the job, the planner's attempt, the one that came back and the suspect's.
 fn suspect_with_a_late_predecessor() -> (Hand, JobId, AttemptId, AttemptId, AttemptId) {
