@@ -319,7 +319,7 @@ impl Jobs {
         let flush = async {
             loop {
                 let now = self.now();
-                self.writer.start_due(now);
+                self.writer.start_all(now);
                 if self.writer.unsettled() == 0 {
                     return;
                 }

@@ -9,6 +9,9 @@ use prover_crds::{Phase, ProofJobStatus};
 
 /// Shortest time between two writes of one job that only tell of its progress.
 pub(crate) const PROGRESS_INTERVAL: Milliseconds = Milliseconds(10_000);
+/// How long the first status of a job waits where it only says that the job waits: mostly it runs by then, and one write
+/// says both.
+pub(crate) const FIRST_WAIT_HOLD: Milliseconds = Milliseconds(100);
 /// Shortest time between two writes of one job that only tell what it waits for.
 pub(crate) const WAIT_INTERVAL: Milliseconds = Milliseconds(1_000);
 /// Writes of progress per second, of all jobs together.
@@ -48,12 +51,20 @@ pub(crate) enum WriteDecision {
     Nothing,
 }
 
-/// Decides about a status. `written` is what the API server has, as far as it is known, and `last_write` when that
-/// was written; none: never by this process.
+/// When something was wanted and written of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// When this process wanted a status first.
+    pub(crate) first_wanted: Option<Timestamp>,
+    /// When this process wrote the last one; none: never.
+    pub(crate) last_write: Option<Timestamp>,
+}
+
+/// Decides about a status. `written` is what the API server has, as far as it is known.
 pub(crate) fn plan_write(
     written: Option<&ProofJobStatus>,
     wanted: &ProofJobStatus,
-    last_write: Option<Timestamp>,
+    times: Times,
     now: Timestamp,
 ) -> WriteDecision {
     if written == Some(wanted) {
@@ -66,11 +77,18 @@ pub(crate) fn plan_write(
     let Some(written) = written else {
         return WriteDecision::Now(WriteReason::Changed);
     };
+    let waits = wanted.phase == Some(Phase::Queued);
+    if waits
+        && written.phase.is_none()
+        && let Some(first) = times.first_wanted
+        && first + FIRST_WAIT_HOLD > now
+    {
+        return WriteDecision::At(first + FIRST_WAIT_HOLD, WriteReason::Changed);
+    }
     if differs_in_kind(written, wanted) {
         return WriteDecision::Now(WriteReason::Changed);
     }
-    let waits = wanted.phase == Some(Phase::Queued);
-    match last_write.map(|last| last + interval(waits)) {
+    match times.last_write.map(|last| last + interval(waits)) {
         Some(due) if due > now => WriteDecision::At(due, WriteReason::Progress),
         _ => WriteDecision::Now(WriteReason::Progress),
     }

@@ -17,7 +17,7 @@ use prover_crds::{ProofJob, ProofJobStatus, names};
 use serde::Serialize;
 
 use crate::metrics::Metrics;
-use crate::write_plan::{Budget, WriteDecision, WriteReason, plan_write};
+use crate::write_plan::{Budget, FIRST_WAIT_HOLD, Times, WriteDecision, WriteReason, plan_write};
 
 /// Writes that are on their way at once.
 const PARALLEL_WRITES: usize = 32;
@@ -96,7 +96,7 @@ impl WriteError {
 struct Entry {
     written: Option<Arc<ProofJobStatus>>,
     wanted: Arc<ProofJobStatus>,
-    last_write: Option<Timestamp>,
+    times: Times,
     /// Version of the object that is known: a write holds for that one only, and so never reaches a later object of
     /// the same name.
     version: Option<String>,
@@ -139,7 +139,7 @@ impl StatusWriter {
         self.entries.entry(job.clone()).or_insert_with(|| Entry {
             written: Some(Arc::clone(&status)),
             wanted: status,
-            last_write: None,
+            times: Times::default(),
             version: None,
             in_flight: false,
             failures: 0,
@@ -164,7 +164,7 @@ impl StatusWriter {
 
     /// When the last status was written by this process.
     pub(crate) fn last_write(&self, job: &JobName) -> Option<Timestamp> {
-        self.entries.get(job).and_then(|entry| entry.last_write)
+        self.entries.get(job).and_then(|entry| entry.times.last_write)
     }
 
     /// Whether what is wanted is what the API server has.
@@ -180,6 +180,7 @@ impl StatusWriter {
             return;
         };
         entry.wanted = Arc::new(status);
+        entry.times.first_wanted.get_or_insert(now);
         self.plan(job, now);
     }
 
@@ -203,7 +204,7 @@ impl StatusWriter {
         if entry.in_flight {
             return;
         }
-        let (at, reason) = match plan_write(entry.written.as_deref(), &entry.wanted, entry.last_write, now) {
+        let (at, reason) = match plan_write(entry.written.as_deref(), &entry.wanted, entry.times, now) {
             WriteDecision::Nothing => return,
             WriteDecision::Now(reason) => (now, reason),
             WriteDecision::At(at, reason) => (at, reason),
@@ -265,7 +266,7 @@ impl StatusWriter {
         };
         entry.due = None;
         entry.in_flight = true;
-        entry.last_write = Some(now);
+        entry.times.last_write = Some(now);
         self.metrics
             .status_writes
             .with_label_values(&[reason.as_str()])
@@ -328,6 +329,11 @@ impl StatusWriter {
         };
         self.plan(&job, now);
         (job, outcome)
+    }
+
+    /// Sends what is due, and first statuses that are held back.
+    pub(crate) fn start_all(&mut self, now: Timestamp) {
+        self.start_due(now + FIRST_WAIT_HOLD);
     }
 
     /// Writes that are on their way or due at once.

@@ -12,6 +12,10 @@ use super::object::JobObject;
 
 /// Longest wait for a coordinator to collect the artifacts of a deleted job; the bucket's sweep gets what is left.
 pub const COLLECTION_LIMIT: Duration = Duration::from_secs(60);
+/// How long a new job is left to its coordinator's first status: a finalizer in between would make that write begin
+/// again just when somebody waits for it. Until then a deleted job has nothing that a coordinator could miss, which sees
+/// deletions without a finalizer too.
+pub const FINALIZER_DELAY: Duration = Duration::from_secs(2);
 
 /// What the ProverCluster of a job means for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub enum IdleReason {
     Collecting,
     /// The job has ended and stays for a while.
     TimeToLive,
+    /// The coordinator's first status comes before the finalizer.
+    CoordinatorFirst,
 }
 
 /// What is done about a job. After each write the job is looked at again.
@@ -111,13 +117,25 @@ pub fn plan(job: &JobObject, cluster: &ClusterFacts, namespace_terminating: bool
     }
     if matches!(cluster, ClusterFacts::Takes { .. }) {
         if !has_finalizer(&job.metadata) {
-            return JobPlan::AddFinalizer;
+            return first_status_until(job, now).map_or(JobPlan::AddFinalizer, |until| JobPlan::Idle {
+                reason: IdleReason::CoordinatorFirst,
+                until: Some(until),
+            });
         }
         if job.we_wrote_status {
             return JobPlan::LeaveToCoordinator;
         }
     }
     idle(IdleReason::InOrder)
+}
+
+/// Until when the coordinator's first status is waited for; none where that is there or overdue.
+fn first_status_until(job: &JobObject, now: Timestamp) -> Option<Timestamp> {
+    let Time(created) = job.metadata.creation_timestamp.as_ref()?;
+    let until = later(*created, FINALIZER_DELAY.as_secs());
+    // A job from the future is one of another clock, by which nothing can be waited for.
+    let waits = job.status.conditions.is_empty() && *created <= now && now < until;
+    waits.then_some(until)
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -329,6 +347,23 @@ mod tests {
         let mut job = mk_job();
         assert_eq!(plan(&job, &TAKES, false, at(1)), idle(IdleReason::InOrder));
         job.metadata.finalizers = Some(vec!["other.example/finalizer".to_owned()]);
+        assert_eq!(plan(&job, &TAKES, false, at(2)), JobPlan::AddFinalizer);
+    }
+
+    #[test]
+    fn a_finalizer_never_comes_between_a_new_job_and_its_first_status() {
+        let mut job = mk_job();
+        job.metadata.finalizers = None;
+        let waits = JobPlan::Idle {
+            reason: IdleReason::CoordinatorFirst,
+            until: Some(at(2)),
+        };
+        assert_eq!(plan(&job, &TAKES, false, at(0)), waits);
+        assert_eq!(plan(&job, &TAKES, false, at(1)), waits);
+        let told = with_condition(job.clone(), conditions::ACCEPTED, "True", reasons::ACCEPTED);
+        assert_eq!(plan(&told, &TAKES, false, at(1)), JobPlan::AddFinalizer);
+        // Nobody waits for what another clock calls the future.
+        job.metadata.creation_timestamp = Some(Time(at(9_000)));
         assert_eq!(plan(&job, &TAKES, false, at(1)), JobPlan::AddFinalizer);
     }
 

@@ -18,10 +18,50 @@ fn mk_status(phase: Phase, done: u32) -> ProofJobStatus {
 
 const LATER: Timestamp = Timestamp(100_000);
 
+fn since(last_write: Option<Timestamp>) -> Times {
+    Times {
+        first_wanted: Some(Timestamp(0)),
+        last_write,
+    }
+}
+
+#[test]
+fn the_first_status_of_a_job_that_only_waits_is_held_back_for_a_moment() {
+    let nothing = ProofJobStatus::default();
+    let times = Times {
+        first_wanted: Some(LATER),
+        last_write: None,
+    };
+    let until = LATER + FIRST_WAIT_HOLD;
+    let decided = |phase, now| plan_write(Some(&nothing), &mk_status(phase, 0), times, now);
+    let held = WriteDecision::At(until, WriteReason::Changed);
+    assert_eq!(decided(Phase::Queued, LATER), held);
+    assert_eq!(decided(Phase::Queued, Timestamp(until.0 - 1)), held);
+    assert_eq!(
+        decided(Phase::Queued, until),
+        WriteDecision::Now(WriteReason::Changed)
+    );
+    for phase in [Phase::Running, Phase::Pending, Phase::Suspended] {
+        assert_eq!(
+            decided(phase, LATER),
+            WriteDecision::Now(WriteReason::Changed),
+            "{phase:?}"
+        );
+    }
+    assert_eq!(
+        decided(Phase::Failed, LATER),
+        WriteDecision::Now(WriteReason::Ended)
+    );
+    // A job that has a status already is not new.
+    let refused = mk_status(Phase::Pending, 0);
+    let decision = plan_write(Some(&refused), &mk_status(Phase::Queued, 0), times, LATER);
+    assert_eq!(decision, WriteDecision::Now(WriteReason::Changed));
+}
+
 #[test]
 fn what_is_written_is_not_written_again() {
     let status = mk_status(Phase::Running, 1);
-    let decision = plan_write(Some(&status), &status.clone(), None, LATER);
+    let decision = plan_write(Some(&status), &status.clone(), Times::default(), LATER);
     assert_eq!(decision, WriteDecision::Nothing);
 }
 
@@ -45,11 +85,11 @@ fn changes_that_somebody_waits_for_are_written_at_once() {
         ("condition", condition, WriteReason::Changed),
         ("end", mk_status(Phase::Failed, 1), WriteReason::Ended),
     ] {
-        let decision = plan_write(Some(&running), &wanted, Some(LATER), LATER);
+        let decision = plan_write(Some(&running), &wanted, since(Some(LATER)), LATER);
         assert_eq!(decision, WriteDecision::Now(reason), "{what}");
     }
     assert_eq!(
-        plan_write(None, &running, Some(LATER), LATER),
+        plan_write(None, &running, since(Some(LATER)), LATER),
         WriteDecision::Now(WriteReason::Changed)
     );
 }
@@ -63,12 +103,12 @@ fn progress_waits_for_its_interval() {
         let (before, after) = (mk_status(phase, 1), mk_status(phase, 2));
         let last = Timestamp(LATER.0 - interval.0 + 1);
         assert_eq!(
-            plan_write(Some(&before), &after, Some(last), LATER),
+            plan_write(Some(&before), &after, since(Some(last)), LATER),
             WriteDecision::At(Timestamp(LATER.0 + 1), WriteReason::Progress)
         );
         let last = Timestamp(LATER.0 - interval.0);
         assert_eq!(
-            plan_write(Some(&before), &after, Some(last), LATER),
+            plan_write(Some(&before), &after, since(Some(last)), LATER),
             WriteDecision::Now(WriteReason::Progress)
         );
     }
@@ -96,7 +136,7 @@ proptest! {
         let mut wanted = ProofJobStatus::default();
         for (phase, done, passed) in steps {
             wanted = mk_status(phase, done);
-            if let WriteDecision::Now(reason) = plan_write(written.as_ref(), &wanted, last, now) {
+            if let WriteDecision::Now(reason) = plan_write(written.as_ref(), &wanted, since(last), now) {
                 if reason == WriteReason::Progress
                     && let Some(last) = last
                 {
@@ -109,12 +149,12 @@ proptest! {
             }
             now = now + Milliseconds(passed);
         }
-        match plan_write(written.as_ref(), &wanted, last, now) {
+        match plan_write(written.as_ref(), &wanted, since(last), now) {
             WriteDecision::Nothing => prop_assert_eq!(written, Some(wanted)),
             WriteDecision::At(at, _) => {
                 prop_assert!(at.0 <= now.0 + PROGRESS_INTERVAL.0);
                 prop_assert!(matches!(
-                    plan_write(written.as_ref(), &wanted, last, at),
+                    plan_write(written.as_ref(), &wanted, since(last), at),
                     WriteDecision::Now(WriteReason::Progress)
                 ));
             }

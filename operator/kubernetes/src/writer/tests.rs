@@ -170,7 +170,7 @@ async fn only_the_latest_of_several_statuses_is_written() {
     let (mut writer, mut server) = mk_writer();
     let name = mk_name("one");
     know(&mut writer, &name, ProofJobStatus::default());
-    writer.want(&name, mk_status(Phase::Queued, 1), NOW);
+    writer.want(&name, mk_status(Phase::Pending, 1), NOW);
     writer.start_due(NOW);
     // The first one is on its way while three more are wanted.
     for phase in [Phase::Running, Phase::Suspended, Phase::Succeeded] {
@@ -181,9 +181,37 @@ async fn only_the_latest_of_several_statuses_is_written() {
     let (second, outcome) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, NOW).await;
     assert_eq!(
         (first["phase"].as_str(), second["phase"].as_str()),
-        (Some("Queued"), Some("Succeeded"))
+        (Some("Pending"), Some("Succeeded"))
     );
     assert!(matches!(outcome, Outcome::Written { ended: true }));
+    assert_eq!(writer.unsettled(), 0);
+}
+
+#[tokio::test]
+async fn a_job_that_runs_soon_is_told_in_one_write() {
+    let (mut writer, mut server) = mk_writer();
+    let name = mk_name("one");
+    know(&mut writer, &name, ProofJobStatus::default());
+    writer.want(&name, mk_status(Phase::Queued, 1), NOW);
+    writer.start_due(NOW);
+    assert_eq!(writer.wake_at(), Some(NOW + FIRST_WAIT_HOLD));
+    let soon = NOW + Milliseconds(60);
+    writer.want(&name, mk_status(Phase::Running, 1), soon);
+    let (written, _) = write_one(&mut writer, &mut server, &name, Scenario::Accepts, soon).await;
+    assert_eq!(written["phase"], "Running");
+    assert_eq!(writer.unsettled(), 0);
+}
+
+#[tokio::test]
+async fn a_status_that_is_held_back_is_still_written_at_the_end() {
+    let (mut writer, mut server) = mk_writer();
+    let name = mk_name("one");
+    know(&mut writer, &name, ProofJobStatus::default());
+    writer.want(&name, mk_status(Phase::Queued, 1), NOW);
+    writer.start_all(NOW);
+    let (written, finished) = tokio::join!(serve(&mut server, "one", Scenario::Accepts), writer.finished());
+    writer.settle(finished, NOW);
+    assert_eq!(written["phase"], "Queued");
     assert_eq!(writer.unsettled(), 0);
 }
 
