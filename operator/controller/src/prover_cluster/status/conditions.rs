@@ -5,7 +5,7 @@ use prover_crds::conditions::{
     APPLYING, COORDINATOR_READY, Conditions, DRAINING, Holds, NAMESPACES_SERVED, READY, STORE_READY,
     WORKERS_READY,
 };
-use prover_crds::{ProverClusterStatus, reasons};
+use prover_crds::{ProverCluster, ProverClusterStatus, WorkerGroup, reasons};
 
 use super::Findings;
 use super::troubles::{Trouble, Troubles};
@@ -15,6 +15,8 @@ use crate::prover_cluster::validate::ApplyStrategy;
 
 /// What conditions follow from.
 pub(super) struct Facts<'a> {
+    /// What is wanted.
+    pub(super) cluster: &'a ProverCluster,
     /// What is there.
     pub(super) found: &'a Dereferenced,
     /// What the steps before found.
@@ -134,6 +136,23 @@ fn workers(status: &ProverClusterStatus, facts: &Facts<'_>) -> Verdict {
             format!("worker group {}: {message}", group.name),
         );
     }
+    let fewer = facts.cluster.spec.worker_groups.iter().find_map(|group| {
+        let counts = status
+            .groups
+            .iter()
+            .find(|known| known.name == group.name)?
+            .workers;
+        let fewest = fewest(group);
+        (counts.desired < fewest).then(|| {
+            format!(
+                "worker group {}: it shall have at least {fewest} workers, but its replicas are {} yet",
+                group.name, counts.desired
+            )
+        })
+    });
+    if let Some(message) = fewer {
+        return Verdict::new(Holds::False, reasons::WORKERS_MISSING, message);
+    }
     let counts = status.workers.unwrap_or_default();
     if counts.connected < counts.desired {
         let message = format!("{} of {} workers are connected", counts.connected, counts.desired);
@@ -152,6 +171,15 @@ fn workers(status: &ProverClusterStatus, facts: &Facts<'_>) -> Verdict {
         reasons::READY,
         format!("{} workers are connected", counts.connected),
     )
+}
+
+/// Workers that a group shall have whatever there is to do.
+fn fewest(group: &WorkerGroup) -> i64 {
+    let fewest = match &group.scaling {
+        Some(scaling) => scaling.min_replicas.unwrap_or(0),
+        None => group.replicas.unwrap_or(1),
+    };
+    fewest.into()
 }
 
 fn ready(
@@ -176,7 +204,7 @@ fn ready(
         .map(|queue| queue.waiting_jobs)
         .unwrap_or_default();
     // Some workers are enough to prove, and none at all while nothing is to be proved.
-    if counts.connected == 0 && (counts.desired > 0 || waiting > 0) {
+    if counts.connected == 0 && (!workers.holds() || waiting > 0) {
         let message = if workers.holds() {
             "no worker is connected"
         } else {

@@ -162,6 +162,7 @@ fn compute(
         cluster.metadata.generation,
         now,
         &conditions::Facts {
+            cluster,
             found,
             findings,
             troubles: &troubles,

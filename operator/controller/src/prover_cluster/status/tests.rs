@@ -168,24 +168,50 @@ fn figures_alone_wait_their_turn_and_conditions_do_not() {
     assert_eq!(plan(&old, &status(&broken), false), Plan::Write);
 }
 
-#[test]
-fn no_workers_are_as_wanted_while_nothing_is_to_be_proved() {
-    let mut idle = state(0);
-    idle.waiting_jobs = 0;
+/// The status of a cluster whose only group has no replicas and is scaled from so many workers on.
+fn status_without_workers(fewest: i32, waiting_jobs: u64) -> ProverClusterStatus {
+    let mut cluster = smallest();
+    let group = &mut cluster.spec.worker_groups[0];
+    group.replicas = None;
+    let scaling = json!({ "minReplicas": fewest, "maxReplicas": 4 });
+    group.scaling = Some(serde_json::from_value(scaling).unwrap());
     let found = Dereferenced {
         deployments: vec![coordinator(1), workers(0)],
-        state: Some(Arc::new(idle)),
+        state: Some(Arc::new(ClusterState {
+            waiting_jobs,
+            ..state(0)
+        })),
         ..found()
     };
-    assert_eq!(condition(&status(&found), words::READY).0, "True");
-    let busy = Dereferenced {
+    status_at(&cluster, &found, &Findings::default(), 100)
+}
+
+#[test]
+fn no_workers_are_as_wanted_while_nothing_is_to_be_proved() {
+    let idle = status_without_workers(0, 0);
+    assert_eq!(condition(&idle, words::READY).0, "True");
+    assert_eq!(condition(&idle, words::WORKERS_READY).0, "True");
+    let busy = status_without_workers(0, 4);
+    assert_eq!(condition(&busy, words::READY).1, reasons::WORKERS_MISSING);
+}
+
+#[test]
+fn workers_are_missing_before_the_replicas_reach_what_the_group_shall_have_at_least() {
+    let early = status_without_workers(1, 0);
+    for type_ in [words::WORKERS_READY, words::READY] {
+        let (holds, reason, message) = condition(&early, type_);
+        assert_eq!((holds, reason), ("False", reasons::WORKERS_MISSING), "{type_}");
+        assert!(
+            message.contains("worker group cpu") && message.contains("at least 1"),
+            "{message}"
+        );
+    }
+    let fixed = status(&Dereferenced {
+        deployments: vec![coordinator(1), workers(0)],
         state: Some(Arc::new(state(0))),
-        ..found
-    };
-    assert_eq!(
-        condition(&status(&busy), words::READY).1,
-        reasons::WORKERS_MISSING
-    );
+        ..found()
+    });
+    assert!(condition(&fixed, words::WORKERS_READY).2.contains("at least 2"));
 }
 
 #[test]
