@@ -11,7 +11,7 @@ use prover_crds::{CapacityType, ProverCluster, ScalingMode, WorkerGroup, names};
 use prover_wire::operator_plane::{ClusterState, GroupWork};
 
 use super::model::{
-    ClusterFacts, DeploymentFacts, GroupFacts, Mode, Native, OldFacts, PodFacts, Work, Worker,
+    ClusterFacts, DeploymentFacts, GroupFacts, Mode, Native, OldFacts, OldFate, PodFacts, Work, Worker,
 };
 use crate::prover_cluster::revisions::{Retirement, WorkerRevision, revisions};
 use crate::{Caches, ClusterKey};
@@ -64,6 +64,9 @@ pub(super) fn gather(
         work: state.map(|state| work(state.groups.iter().find(|work| work.group == group.name))),
     };
     let all = revisions(&deployments, &pods, state, &current);
+    let replicas_of =
+        |name: &str| facts_of(name).map_or(0, |deployment: DeploymentFacts| deployment.replicas);
+    let fates = fates(&all, replicas_of);
     let old_facts = |revision: &WorkerRevision| {
         let group = cluster
             .spec
@@ -73,7 +76,7 @@ pub(super) fn gather(
         Some(OldFacts {
             devices: group.map_or(1, devices),
             deployment: facts_of(&revision.deployment)?,
-            leaves: matches!(revision.retirement, Some(Retirement::Leave | Retirement::Delete)),
+            fate: fates[&revision.deployment],
         })
     };
     let limits = cluster.spec.limits.as_ref();
@@ -95,6 +98,34 @@ pub(super) fn gather(
             .and_then(|devices| u32::try_from(devices).ok()),
         fresh: state.is_some(),
     }
+}
+
+/// What becomes of each old revision, by its Deployment. Of several with a version that is needed only one is given a
+/// worker: one that has some, else the first.
+fn fates(all: &[WorkerRevision], replicas_of: impl Fn(&str) -> u32) -> BTreeMap<String, OldFate> {
+    let old = || {
+        all.iter()
+            .filter_map(|revision| Some((revision, revision.retirement.as_ref()?)))
+    };
+    let mut chosen: BTreeMap<&str, &WorkerRevision> = BTreeMap::new();
+    for (revision, retirement) in old() {
+        let Retirement::Pinned { version } = retirement else {
+            continue;
+        };
+        let present = chosen.entry(version).or_insert(revision);
+        if replicas_of(&present.deployment) == 0 && replicas_of(&revision.deployment) > 0 {
+            *present = revision;
+        }
+    }
+    let fate = |revision: &WorkerRevision, retirement: &Retirement| match retirement {
+        Retirement::Unknown => OldFate::Unknown,
+        Retirement::Leave | Retirement::Delete => OldFate::Leaves,
+        Retirement::Pinned { version } if chosen[version.as_str()] == revision => OldFate::Needed,
+        Retirement::Pinned { .. } => OldFate::Spare,
+    };
+    old()
+        .map(|(revision, retirement)| (revision.deployment.clone(), fate(revision, retirement)))
+        .collect()
 }
 
 /// The Deployment of the current revision of each group.
@@ -262,5 +293,47 @@ fn pod_facts(pod: &Pod, workers: &BTreeMap<&str, Worker>) -> PodFacts {
             .get(DELETION_COST)
             .is_some_and(|cost| cost == VICTIM_COST),
         name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_old(deployment: &str, retirement: Retirement) -> WorkerRevision {
+        WorkerRevision {
+            deployment: deployment.to_owned(),
+            group: "gpu".to_owned(),
+            revision: deployment.to_owned(),
+            retirement: Some(retirement),
+        }
+    }
+
+    #[test]
+    fn of_several_old_revisions_with_a_version_that_is_needed_one_gets_a_worker() {
+        let pinned = || Retirement::Pinned {
+            version: "risc0 1".to_owned(),
+        };
+        let all = [
+            mk_old("a", pinned()),
+            mk_old("b", pinned()),
+            mk_old("c", pinned()),
+            mk_old("d", Retirement::Leave),
+            mk_old("e", Retirement::Unknown),
+        ];
+        let none_has_workers = fates(&all, |_| 0);
+        assert_eq!(none_has_workers["a"], OldFate::Needed);
+        assert_eq!(none_has_workers["b"], OldFate::Spare);
+        let b_has_workers = fates(&all, |name| u32::from(name == "b"));
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(|name| b_has_workers[name]),
+            [
+                OldFate::Spare,
+                OldFate::Needed,
+                OldFate::Spare,
+                OldFate::Leaves,
+                OldFate::Unknown
+            ]
+        );
     }
 }

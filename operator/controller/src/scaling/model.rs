@@ -142,8 +142,22 @@ pub struct OldFacts {
     pub devices: u32,
     /// The Deployment.
     pub deployment: DeploymentFacts,
-    /// Its workers shall leave; else it stays as it is.
-    pub leaves: bool,
+    /// What becomes of it.
+    pub fate: OldFate,
+}
+
+/// What becomes of the workers of an old revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldFate {
+    /// They stay as they are: nobody can tell whether they are needed.
+    #[default]
+    Unknown,
+    /// They stay, and there shall be one at least: an unfinished job is pinned to their backend version.
+    Needed,
+    /// They stay as they are: another old revision has the same version, and workers.
+    Spare,
+    /// They shall leave.
+    Leaves,
 }
 
 /// Everything that scaling of one ProverCluster looks at.
@@ -215,6 +229,8 @@ pub enum ScaleReason {
     Unschedulable,
     /// No job needs this revision any more.
     OldRevision,
+    /// An unfinished job is pinned to the backend version of this revision, and it has no worker.
+    PinnedJob,
 }
 
 impl ScaleReason {
@@ -228,6 +244,7 @@ impl ScaleReason {
             ScaleReason::Bounds => "bounds",
             ScaleReason::Unschedulable => "unschedulable",
             ScaleReason::OldRevision => "old_revision",
+            ScaleReason::PinnedJob => "pinned_job",
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::model::{
-    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, PodFacts,
+    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, OldFate, PodFacts,
     ScaleDecision, ScaleReason, Work, count,
 };
 
@@ -93,16 +93,26 @@ pub fn plan_cluster(facts: &ClusterFacts, history: &mut History, now_ms: u64) ->
         decision.leaving.extend(leaving);
         decision.deployments.push((deployment.name.clone(), decided));
     }
+    let mut raised: u32 = 0;
     for old in &facts.old {
-        let (decided, leaving) = if old.leaves {
-            shrink(&old.deployment, 0, ScaleReason::OldRevision, true, facts.fresh)
-        } else {
-            (
-                ScaleDecision::Keep {
-                    reason: KeepReason::Needed,
-                },
-                kept_leaving(&old.deployment),
-            )
+        let keep = |reason| (ScaleDecision::Keep { reason }, kept_leaving(&old.deployment));
+        let (decided, leaving) = match old.fate {
+            OldFate::Leaves => shrink(&old.deployment, 0, ScaleReason::OldRevision, true, facts.fresh),
+            OldFate::Needed if old.deployment.replicas == 0 => {
+                // One worker finishes what is pinned to it; nothing new ever comes to an old revision.
+                let wanted = raised.saturating_add(old.devices);
+                if room(facts, &granted, usize::MAX).is_none_or(|room| room >= wanted) {
+                    raised = wanted;
+                    let up = ScaleDecision::Up {
+                        to: 1,
+                        reason: ScaleReason::PinnedJob,
+                    };
+                    (up, kept_leaving(&old.deployment))
+                } else {
+                    keep(KeepReason::MaxDevices)
+                }
+            }
+            OldFate::Needed | OldFate::Spare | OldFate::Unknown => keep(KeepReason::Needed),
         };
         decision.leaving.extend(leaving);
         decision.deployments.push((old.deployment.name.clone(), decided));
@@ -110,7 +120,8 @@ pub fn plan_cluster(facts: &ClusterFacts, history: &mut History, now_ms: u64) ->
     decision
 }
 
-/// Devices that a group may have at most besides those of all others; none where there is no limit.
+/// Devices that a group may have at most besides those of all others; none where there is no limit. An `own` that is no
+/// group asks what is left beside all of them.
 fn room(facts: &ClusterFacts, granted: &BTreeMap<usize, u32>, own: usize) -> Option<u32> {
     let limit = facts.max_devices?;
     let groups = facts

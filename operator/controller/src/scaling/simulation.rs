@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::model::{
-    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, OldFacts, PodFacts,
-    ScaleDecision, ScaleReason, Work, Worker,
+    ClusterDecision, ClusterFacts, DeploymentFacts, GroupFacts, KeepReason, Mode, Native, OldFacts, OldFate,
+    PodFacts, ScaleDecision, ScaleReason, Work, Worker,
 };
 use super::plan::{CAP_DURATION_MS, History, UNSCHEDULABLE_LIMIT_MS, plan_cluster};
 
@@ -165,7 +165,7 @@ fn all_groups_together_stay_within_the_limit_of_devices() {
     facts.old = vec![OldFacts {
         devices: 1,
         deployment: old,
-        leaves: false,
+        fate: OldFate::Unknown,
     }];
     facts.max_devices = Some(6);
     assert_eq!(
@@ -295,7 +295,7 @@ fn replicas_of_others_and_of_needed_revisions_are_left_alone() {
         old: vec![OldFacts {
             devices: 1,
             deployment: old.clone(),
-            leaves: false,
+            fate: OldFate::Unknown,
         }],
         fresh: true,
         ..ClusterFacts::default()
@@ -310,7 +310,7 @@ fn replicas_of_others_and_of_needed_revisions_are_left_alone() {
         old: vec![OldFacts {
             devices: 1,
             deployment: old,
-            leaves: true,
+            fate: OldFate::Leaves,
         }],
         ..facts
     };
@@ -319,6 +319,46 @@ fn replicas_of_others_and_of_needed_revisions_are_left_alone() {
         reason: ScaleReason::OldRevision,
     };
     assert_eq!(decide(&facts), asked);
+}
+
+#[test]
+fn a_revision_without_workers_that_a_job_is_pinned_to_gets_one() {
+    let old = |name: &str| OldFacts {
+        devices: 2,
+        deployment: DeploymentFacts {
+            name: name.to_owned(),
+            ..DeploymentFacts::default()
+        },
+        fate: OldFate::Needed,
+    };
+    let mut facts = ClusterFacts {
+        old: vec![old("one"), old("other")],
+        fresh: true,
+        ..ClusterFacts::default()
+    };
+    let up = ScaleDecision::Up {
+        to: 1,
+        reason: ScaleReason::PinnedJob,
+    };
+    let decided = |facts: &ClusterFacts| {
+        let all = decide_at(facts, &mut History::new(), 1).deployments;
+        all.into_iter().map(|(_, decision)| decision).collect::<Vec<_>>()
+    };
+    assert_eq!(decided(&facts), [up.clone(), up.clone()]);
+    // The limit of devices holds for all of them together.
+    facts.max_devices = Some(3);
+    let keep = ScaleDecision::Keep {
+        reason: KeepReason::MaxDevices,
+    };
+    assert_eq!(decided(&facts), [up, keep]);
+    for old in &mut facts.old {
+        old.fate = OldFate::Spare;
+    }
+    assert!(
+        decided(&facts)
+            .iter()
+            .all(|decision| matches!(decision, ScaleDecision::Keep { .. }))
+    );
 }
 
 #[test]
