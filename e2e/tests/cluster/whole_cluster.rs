@@ -12,8 +12,8 @@ use crate::support::node;
 use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{OPERATOR, OPERATOR_NAMESPACE, Scene, await_operator};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_workers,
-    expect_no_leaked_artifacts, name, restarts, runs_planner, slow_job, start_cluster, start_emulated,
+    Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_rollout, await_workers,
+    expect_no_leaked_artifacts, name, restarts, runs_planner, scale, slow_job, start_cluster, start_emulated,
     submit, workers,
 };
 
@@ -61,18 +61,6 @@ fn scale_operator(replicas: u32) {
     scale(OPERATOR_NAMESPACE, OPERATOR, replicas);
 }
 
-fn scale(namespace: &str, deployment: &str, replicas: u32) {
-    let replicas = format!("--replicas={replicas}");
-    kubectl(&[
-        "scale",
-        "deployment",
-        deployment,
-        "--namespace",
-        namespace,
-        &replicas,
-    ]);
-}
-
 #[test]
 fn a_store_that_is_away_for_half_a_minute_loses_no_job_and_no_real_proof() {
     let scene = Scene::alone("no-store");
@@ -94,16 +82,7 @@ fn a_store_that_is_away_for_half_a_minute_loses_no_job_and_no_real_proof() {
     // The time of the outage is what is tested, so nothing can be awaited in its place.
     std::thread::sleep(Duration::from_secs(30));
     scale("minio", "minio", 1);
-    kubectl(&[
-        "rollout",
-        "status",
-        "deployment",
-        "minio",
-        "--namespace",
-        "minio",
-        "--timeout",
-        "60s",
-    ]);
+    await_rollout("minio", "minio");
     emulated.succeeded(JOB_FINISHED);
     expect_verified(&real.succeeded(REAL_PROOF), "fibonacci");
     expect_no_leaked_artifacts(&scene, &[&real, &emulated]);

@@ -299,6 +299,33 @@ pub(crate) fn kill_pod(scene: &Scene, pod: &str) {
     ]);
 }
 
+/// Sets the replicas of a Deployment.
+pub(crate) fn scale(namespace: &str, deployment: &str, replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    kubectl(&[
+        "scale",
+        "deployment",
+        deployment,
+        "--namespace",
+        namespace,
+        &replicas,
+    ]);
+}
+
+/// Waits until a Deployment has all its replicas ready.
+pub(crate) fn await_rollout(namespace: &str, deployment: &str) {
+    kubectl(&[
+        "rollout",
+        "status",
+        "deployment",
+        deployment,
+        "--namespace",
+        namespace,
+        "--timeout",
+        "120s",
+    ]);
+}
+
 /// Waits for an event about an object.
 pub(crate) fn await_event(namespace: &str, object: &str, reason: &str, limit: Duration) -> Value {
     let field = format!("involvedObject.name={object},reason={reason}");
@@ -319,7 +346,7 @@ pub(crate) fn await_event(namespace: &str, object: &str, reason: &str, limit: Du
 /// Something else is still there after [`COLLECTED`].
 pub(crate) fn expect_no_leaked_artifacts(scene: &Scene, jobs: &[&Applied]) {
     let mut kept = Vec::new();
-    let mut lost = 0;
+    let mut given_up = 0;
     for job in jobs {
         let job = job.now();
         for place in [
@@ -328,7 +355,7 @@ pub(crate) fn expect_no_leaked_artifacts(scene: &Scene, jobs: &[&Applied]) {
         ] {
             kept.extend(place.as_str().map(str::to_owned));
         }
-        lost += attempts(&job, "lost");
+        given_up += attempts(&job, "started") - attempts(&job, "succeeded");
         // What an emulated job made is no proof, so its status names none; it stays as long as the object does.
         if job["status"]["emulated"] == true {
             let folder = format!("jobs/{}/", job["metadata"]["uid"].as_str().unwrap_or_default());
@@ -342,13 +369,13 @@ pub(crate) fn expect_no_leaked_artifacts(scene: &Scene, jobs: &[&Applied]) {
     eventually(COLLECTED, || {
         let mut leaked = scene.keys_of_jobs();
         leaked.retain(|key| !kept.iter().any(|uri| uri.ends_with(key.as_str())));
-        // What an attempt had uploaded when its worker was lost goes with the job's object.
+        // What an attempt had uploaded when it was stopped or its worker was lost goes with the job's object.
         let attempts: BTreeSet<_> = leaked.iter().filter_map(|key| key.split('/').nth(3)).collect();
-        if attempts.len() as u64 <= lost {
+        if attempts.len() as u64 <= given_up {
             Ok(())
         } else {
             Err(format!(
-                "artifacts that no status names, and {lost} attempts were lost: {leaked:#?}"
+                "artifacts that no status names, and {given_up} attempts were given up: {leaked:#?}"
             ))
         }
     });
