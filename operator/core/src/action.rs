@@ -102,6 +102,9 @@ pub struct Assignment {
     pub alone: bool,
     /// Times that the job was planned again with a smaller segment.
     pub replans: u32,
+    /// It runs beside another attempt of its task, which takes far longer than its type usually does: the first valid
+    /// result counts.
+    pub speculative: bool,
     /// Inputs with what they are bound to.
     pub inputs: Vec<(ArtifactName, Binding)>,
     /// Results of the tasks that it depends on, in order.

@@ -86,6 +86,8 @@ pub(crate) struct Attempt {
     /// Neighbours in its class's list of attempts fetched ahead.
     pub(crate) previous: u32,
     pub(crate) next: u32,
+    /// Runs beside another attempt of its task, which took too long.
+    pub(crate) speculative: bool,
     /// Worker for whose free slot it is recalled.
     pub(crate) recalled_for: u64,
 }
@@ -124,10 +126,31 @@ impl State {
         out: &mut Vec<Action>,
     ) -> u32 {
         self.set_stage(task, Stage::Active);
+        let attempt = self.begin_attempt(task, worker, device, place, false);
+        self.tasks[task].current = attempt;
+        let job = self.attempts[attempt].job;
+        if self.jobs[job].root == task {
+            self.root_started(job, out);
+        }
+        self.announce(attempt, out);
+        attempt
+    }
+
+    /// Gives a task that runs already to another worker too.
+    pub(crate) fn start_twin(&mut self, task: u32, worker: u32, device: u16, out: &mut Vec<Action>) {
+        let attempt = self.begin_attempt(task, worker, device, Place::Slot, true);
+        let former = self.twins.insert(task, attempt);
+        assert!(former.is_none(), "a task has at most two attempts at once");
+        self.jobs[self.attempts[attempt].job].speculative += 1;
+        self.announce(attempt, out);
+    }
+
+    fn begin_attempt(&mut self, task: u32, worker: u32, device: u16, place: Place, speculative: bool) -> u32 {
         let entry = &mut self.tasks[task];
         entry.attempts += 1;
         let (job, class, alone) = (entry.job, entry.class, entry.alone);
         let at = usize::from(class);
+        self.classes.entries[at].served_at = self.now;
         let own_bytes = self.classes.entries[at].key.requirements.host_memory_bytes;
         let charged = if place == Place::Control {
             0
@@ -169,15 +192,11 @@ impl State {
             previous: NONE,
             next: NONE,
             recalled_for: 0,
+            speculative,
         });
-        self.tasks[task].current = attempt;
         self.jobs[job].last_attempt = attempt;
         self.put(attempt, worker, device, place);
         self.charge(job, charged);
-        if self.jobs[job].root == task {
-            self.root_started(job, out);
-        }
-        self.announce(attempt, out);
         attempt
     }
 
@@ -263,6 +282,7 @@ impl State {
             prefetch,
             alone: entry.alone,
             replans: job.replans,
+            speculative: entry.speculative,
             inputs,
             dependency_results,
         }));
@@ -595,9 +615,12 @@ impl State {
         self.end_recall(attempt);
         if self.attempts[attempt].place == Place::Slot {
             self.start_clock(attempt);
+            self.watch_straggler(attempt);
         }
         if self.attempts[attempt].lease == Lease::Held {
-            self.tasks[task].started_at = Some(self.now);
+            if self.tasks[task].current == attempt {
+                self.tasks[task].started_at = Some(self.now);
+            }
             self.task_changed(task, TaskChange::Started { attempt: id }, out);
         }
     }
@@ -682,27 +705,22 @@ impl State {
         let task = self.attempts[attempt].task;
         let id = self.attempt_id(attempt);
         self.take_out(task);
-        let current = std::mem::replace(&mut self.tasks[task].current, NONE);
-        if current != NONE && current != attempt {
-            self.stop_attempt(current, StopReason::Superseded, out);
-        }
+        self.detach(attempt);
+        self.stop_attempts(task, StopReason::Superseded, out);
         let entry = &self.attempts[attempt];
         if entry.device != NO_DEVICE && entry.started_at.is_some() {
-            let (kind, taken) = (self.tasks[task].kind, entry.charged);
+            let (kind, taken, worker) = (self.tasks[task].kind, entry.charged, entry.worker_id);
+            let mean = self.types.entries[kind as usize].mean_microseconds;
+            let worker = self.worker_by_id.get(&worker).copied();
+            if let Some(worker) = worker.filter(|_| self.groups.len() > 1) {
+                self.measure_group(worker, taken, mean);
+            }
             self.types.measure(kind, taken);
         }
         let job = self.tasks[task].job;
         self.bind_outputs(job, task, outputs, out);
         self.remember(task, &result, out);
         self.succeed(task, Some(id), result, used, out);
-    }
-
-    /// Separates an attempt from its task, which is none's then.
-    pub(crate) fn detach(&mut self, attempt: u32) {
-        let task = self.attempts[attempt].task;
-        if self.tasks[task].current == attempt {
-            self.tasks[task].current = NONE;
-        }
     }
 
     /// Tells a worker to stop an attempt. It keeps its place until the worker says that it has left.
@@ -766,7 +784,7 @@ impl State {
         if !had_started {
             self.tasks[task].attempts -= 1;
         }
-        if self.tasks[task].stage == Stage::Active {
+        if self.tasks[task].stage == Stage::Active && !self.runs_on(task) {
             if self.tasks[task].sent {
                 self.restart_parent(task, out);
             } else {

@@ -35,6 +35,15 @@ impl BitSet {
         Some((word * 64) as u32 + self.words[word].trailing_zeros())
     }
 
+    /// The least member that is in another set too.
+    pub(crate) fn first_common(&self, other: &BitSet) -> Option<u32> {
+        let words = self.words.iter().zip(&other.words).enumerate();
+        words
+            .map(|(at, (one, other))| (at, one & other))
+            .find(|(_, word)| *word != 0)
+            .map(|(at, word)| (at * 64) as u32 + word.trailing_zeros())
+    }
+
     #[cfg(test)]
     pub(crate) fn contains(&self, index: u32) -> bool {
         self.words

@@ -103,6 +103,7 @@ impl State {
             });
         }
         let parent = self.attempts[attempt].task;
+        self.tasks[parent].submits = true;
         let mut submissions = Vec::with_capacity(specs.len());
         let mut refusal = None;
         let mut batch: Lookup<RequestId, usize> = Lookup::default();

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::action::Refusal;
 use crate::bits::BitSet;
-use crate::model::{DeviceClass, Lane, Milliseconds, Requirements, WorkerSpec};
+use crate::model::{DeviceClass, Lane, Milliseconds, Requirements, Timestamp, WorkerSpec};
 use crate::slab::NONE;
 use crate::state::State;
 
@@ -72,6 +72,8 @@ pub(crate) struct Class {
     pub(crate) leaf_workers: u32,
     /// Workers with room now, by tier. Control classes use the first tier only.
     pub(crate) room: [BitSet; TIERS],
+    /// When a task of it was given to a worker last, or when it began to wait since.
+    pub(crate) served_at: Timestamp,
     /// Attempts of this class that are fetched ahead, oldest first (intrusive list).
     pub(crate) ahead_first: u32,
     pub(crate) ahead_last: u32,
@@ -118,6 +120,7 @@ impl Classes {
                 leaf_jobs: 0,
                 leaf_workers: 0,
                 room: Default::default(),
+                served_at: Timestamp(0),
                 ahead_first: NONE,
                 ahead_last: NONE,
             });
@@ -181,7 +184,8 @@ pub(crate) struct TaskType {
     pub(crate) requirements: (crate::model::BackendVersion, DeviceClass, Lane),
     /// Mean device time.
     pub(crate) mean_microseconds: u64,
-    measured: bool,
+    /// How often it was measured.
+    pub(crate) measurements: u32,
     /// Ready tasks of jobs that may run.
     pub(crate) ready: u64,
     /// The same by requirement class.
@@ -249,7 +253,7 @@ impl TaskTypes {
         self.entries.push(TaskType {
             requirements: identity,
             mean_microseconds,
-            measured: false,
+            measurements: 0,
             ready: 0,
             ready_by_class: SmallVec::new(),
             running: 0,
@@ -261,13 +265,13 @@ impl TaskTypes {
 
     pub(crate) fn measure(&mut self, index: u32, microseconds: u64) {
         let entry = &mut self.entries[index as usize];
-        if entry.measured {
+        if entry.measurements > 0 {
             entry.mean_microseconds = entry.mean_microseconds - (entry.mean_microseconds >> MEAN_SHIFT)
                 + (microseconds >> MEAN_SHIFT);
         } else {
             entry.mean_microseconds = microseconds;
-            entry.measured = true;
         }
+        entry.measurements = entry.measurements.saturating_add(1);
         entry.mean_microseconds = entry.mean_microseconds.max(1);
     }
 }
@@ -285,6 +289,7 @@ impl State {
             limit: limit.min(CLASSES) as u64,
         })?;
         debug_assert!(leaf.is_none_or(|leaf| leaf != class));
+        self.forget_group_fits(class);
         for (worker, _) in self.worker_indices() {
             // Its bit may still stand for the class whose place it took.
             let bit = 1u64 << class;

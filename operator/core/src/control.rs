@@ -40,8 +40,7 @@ impl State {
     pub(crate) fn control_fits(&self, worker: u32, class: u8) -> bool {
         let entry = &self.workers[worker];
         let bytes = self.classes.host_bytes[usize::from(class)];
-        let held = entry.held_for.is_some_and(|held| held != class);
-        if entry.fits & (1 << class) == 0 || entry.host_free < bytes || held {
+        if entry.fits & (1 << class) == 0 || entry.host_free < bytes || entry.held_for.is_some() {
             return false;
         }
         let own = self.classes.entries[usize::from(class)].key.leaf;

@@ -223,6 +223,22 @@ pub struct Limits {
     pub cache_entries: usize,
     /// Whether durable changes come out as [`Action::Record`](crate::Action). Local mode keeps none.
     pub record_facts: bool,
+    /// Inside a job what is lowest in its graph goes first, since it has the longest way to the job's end; else the
+    /// order of submission decides.
+    pub longest_path_first: bool,
+    /// A task whose attempt runs for so many percent of the mean of its type may get a second attempt while devices
+    /// idle and nothing is ready for them; 0: never.
+    pub speculate_after_percent: u32,
+    /// No attempt that has run for less gets a second one beside it.
+    pub speculate_after: Milliseconds,
+    /// Second attempts at once, in percent of the slots; one is always allowed.
+    pub speculate_share_percent: u32,
+    /// A task that fits some worker, and that is first in the fair order, is passed over for lack of room for so long
+    /// at most; then a device is emptied for it. 0: for ever.
+    pub longest_passed_over: Milliseconds,
+    /// Tasks go to the worker groups that were measured to be fast first, and at the end of the queue slow ones get none
+    /// that a fast one would end earlier.
+    pub fast_devices_first: bool,
 }
 
 impl Default for Limits {
@@ -247,6 +263,13 @@ impl Default for Limits {
             prefetch_per_slot: 1,
             cache_entries: 1_000_000,
             record_facts: false,
+            longest_path_first: true,
+            // Twice the mean is far beyond the spread of segments, which are cut to equal size.
+            speculate_after_percent: 200,
+            speculate_after: Milliseconds(2_000),
+            speculate_share_percent: 5,
+            longest_passed_over: Milliseconds(60_000),
+            fast_devices_first: true,
         }
     }
 }

@@ -58,6 +58,10 @@ impl State {
         self.settle_usage(attempt, usage);
         self.attempts[attempt].lease = Lease::Ended(false);
         self.detach(attempt);
+        // What fails everywhere ends the task; anything else does not matter while another attempt runs.
+        if verdict != Verdict::Fatal && self.runs_on(self.attempts[attempt].task) {
+            return;
+        }
         self.execute(attempt, verdict, class, reason, message, device, out);
     }
 
@@ -330,7 +334,7 @@ impl State {
         self.settle_usage(attempt, Usage::default());
         self.attempts[attempt].lease = Lease::Lost;
         self.detach(attempt);
-        if self.tasks[task].stage != Stage::Active {
+        if self.tasks[task].stage != Stage::Active || self.runs_on(task) {
             return;
         }
         let message: Arc<str> = why.into();

@@ -105,9 +105,13 @@ impl State {
             match attempt.lease {
                 Lease::Held => {
                     assert!(attempt.place != Place::None, "a lease has a place");
-                    assert_eq!(self.tasks[attempt.task].current, index, "a lease is its task's");
+                    let twin = self.twins.get(&attempt.task) == Some(&index);
+                    let current = self.tasks[attempt.task].current == index;
+                    assert!(current != twin, "a lease is its task's");
                     assert_eq!(self.tasks[attempt.task].stage, Stage::Active);
-                    assert!(held.insert(attempt.task, index).is_none(), "a task has one lease");
+                    if current {
+                        assert!(held.insert(attempt.task, index).is_none(), "a task has one lease");
+                    }
                 }
                 Lease::Stopping(_) => assert!(attempt.place != Place::None),
                 Lease::Lost | Lease::Ended(_) => assert!(attempt.place == Place::None),
@@ -115,6 +119,11 @@ impl State {
             if attempt.place == Place::Control {
                 assert_eq!(attempt.device, NO_DEVICE);
             }
+        }
+        for (task, twin) in &self.twins {
+            assert!(held.contains_key(task), "nothing runs beside nothing");
+            let twin = &self.attempts[*twin];
+            assert!(twin.lease == Lease::Held && twin.task == *task && twin.speculative);
         }
         for (index, task) in self.tasks.iter() {
             assert_eq!(

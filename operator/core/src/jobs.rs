@@ -100,6 +100,8 @@ pub(crate) struct Job {
     pub(crate) epoch: u32,
     pub(crate) failures: u32,
     pub(crate) infrastructure_failures: u32,
+    /// Second attempts that were started beside others.
+    pub(crate) speculative: u32,
 
     // Artifacts.
     pub(crate) artifacts: Vec<Artifact>,
@@ -288,8 +290,7 @@ impl State {
             let task = self.jobs[job].tasks[at];
             match self.tasks[task].stage {
                 Stage::Active => {
-                    let attempt = self.tasks[task].current;
-                    self.stop_attempt(attempt, StopReason::Suspended, out);
+                    self.stop_attempts(task, StopReason::Suspended, out);
                     if self.tasks[task].sent {
                         self.restart_parent(task, out);
                     } else if self.tasks[task].stage == Stage::Active {
@@ -297,6 +298,7 @@ impl State {
                     }
                 }
                 Stage::Backoff => self.make_ready(task, false, out),
+                Stage::Ready => self.give_device_back(task),
                 _ => {}
             }
         }
@@ -580,6 +582,7 @@ fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Ti
         replans: 0,
         failures: 0,
         infrastructure_failures: 0,
+        speculative: 0,
         artifacts: Vec::new(),
         artifact_by_name: Lookup::default(),
         cache_keys: Vec::new(),

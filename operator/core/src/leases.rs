@@ -33,8 +33,10 @@ impl State {
                     };
                     return out.push(Action::WorkerRefused { worker: id, refusal });
                 }
-                let worker = self.workers.insert(Worker::new(id, spec, self.now));
+                let group = self.group_of(&spec.group);
+                let worker = self.workers.insert(Worker::new(id, spec, group, self.now));
                 self.worker_by_id.insert(id, worker);
+                self.group_member(worker, true);
                 worker
             }
         };
@@ -358,6 +360,7 @@ impl State {
             "an empty worker has all of its memory"
         );
         let id = entry.id;
+        self.group_member(worker, false);
         self.workers.remove(worker);
         self.worker_by_id.remove(&id);
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+mod aging;
 mod artifacts;
 mod attempts;
 mod bits;
@@ -17,6 +18,7 @@ mod control;
 pub mod event;
 pub mod fact;
 mod failures;
+mod forecast;
 mod invariants;
 mod jobs;
 mod leases;
@@ -27,6 +29,8 @@ mod placement;
 mod queue;
 pub mod recovery;
 mod slab;
+mod speculation;
+mod speed;
 pub mod state;
 mod tasks;
 mod timers;
@@ -38,6 +42,7 @@ pub use action::{
 };
 pub use event::{Event, Limits};
 pub use fact::{ArtifactFacts, Fact, RecoveryError, TaskCounts, TaskSuccess};
+pub use forecast::{Feasible, Forecast, ForecastFacts};
 pub use model::*;
 pub use recovery::Replay;
 pub use state::State;

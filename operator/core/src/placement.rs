@@ -37,6 +37,7 @@ impl State {
             dirty.clear();
             self.spare = dirty;
         }
+        self.watch_waiting();
         if !self.to_forget.is_empty() {
             for job in std::mem::take(&mut self.to_forget) {
                 if self.jobs.get(job).is_some() {
@@ -50,6 +51,9 @@ impl State {
     }
 
     fn settle_workers(&mut self, dirty: &[u32], out: &mut Vec<Action>) {
+        for group in self.refresh_holding_back() {
+            self.group_changed_its_mind(group);
+        }
         // A worker that was removed meanwhile has nothing to settle.
         let here = |state: &State, worker: u32| state.workers.get(worker).is_some();
         for worker in dirty.iter().copied() {
@@ -104,8 +108,19 @@ impl State {
         for worker in dirty.iter().copied() {
             if here(self, worker) {
                 self.recall_for(worker, out);
+                self.watch_stragglers(worker);
                 self.tell_if_empty(worker, out);
             }
+        }
+    }
+
+    /// A group leaves what is queued to faster ones from now on, or takes part again.
+    fn group_changed_its_mind(&mut self, group: u32) {
+        let workers = self.workers.iter();
+        let members = workers.filter(|(_, worker)| worker.group == group);
+        let members: Vec<u32> = members.map(|(index, _)| index).collect();
+        for worker in members {
+            self.mark_dirty(worker);
         }
     }
 
@@ -147,7 +162,13 @@ impl State {
 
     /// The device with the fewest attempts among those with room, and of these the smallest; only among those of a
     /// tenant that may have no further one.
-    fn choose_device(&self, worker: u32, class: u8, ahead: bool, stays_with: Option<u32>) -> Option<u16> {
+    pub(crate) fn choose_device(
+        &self,
+        worker: u32,
+        class: u8,
+        ahead: bool,
+        stays_with: Option<u32>,
+    ) -> Option<u16> {
         let holder = &self.workers[worker];
         let at = usize::from(class);
         let needs = &self.classes.entries[at].key.requirements;
@@ -183,11 +204,11 @@ impl State {
         for class in bits(classes) {
             for tier in tiers.iter().copied() {
                 while self.tenant_order.mask() & (1 << class) != 0 {
-                    let Some(worker) = self.classes.entries[class as usize].room[tier].first() else {
+                    let Some(worker) = self.first_with_room(class, tier) else {
                         break;
                     };
                     let given = self.spread_to(worker, class, tier, ahead, out);
-                    if given == 0 && self.classes.entries[class as usize].room[tier].first() == Some(worker) {
+                    if given == 0 && self.first_with_room(class, tier) == Some(worker) {
                         break;
                     }
                 }
@@ -237,20 +258,25 @@ impl State {
     pub(crate) fn unpick(&mut self, task: u32) {
         self.tasks[task].picky = false;
         self.picky.remove(&task);
-        self.give_up_device(task);
+        self.give_device_back(task);
     }
 
-    /// The device that was reserved for a task, if any, takes others again.
-    fn give_up_device(&mut self, task: u32) {
-        if let Some((worker, device)) = self.picky_devices.remove(&task)
-            && let Some(worker) = self.workers.find(worker)
-        {
-            let device = &mut self.workers[worker].devices[usize::from(device)];
-            if device.reserved_for == task {
-                device.reserved_for = NONE;
-                self.mark_dirty(worker);
-            }
+    /// Gives back the device that is emptied for a task.
+    pub(crate) fn give_device_back(&mut self, task: u32) {
+        let Some((worker, device)) = self.picky_devices.remove(&task) else {
+            return;
+        };
+        let Some(worker) = self.workers.find(worker) else {
+            return;
+        };
+        let holder = &mut self.workers[worker];
+        if holder.held_for == Some(task) {
+            holder.held_for = None;
         }
+        if holder.devices[usize::from(device)].reserved_for == task {
+            holder.devices[usize::from(device)].reserved_for = NONE;
+        }
+        self.mark_dirty(worker);
     }
 
     fn place_picky(&mut self, out: &mut Vec<Action>) {
@@ -318,7 +344,7 @@ impl State {
                     return;
                 };
                 // The one before may be usable again later, and must not wait for this task then.
-                self.give_up_device(task);
+                self.give_device_back(task);
                 self.picky_devices.insert(task, (self.workers.id(worker), device));
                 self.workers[worker].devices[usize::from(device)].reserved_for = task;
                 self.recall_ahead(worker, Some(device), out);
@@ -327,6 +353,7 @@ impl State {
                 (worker, device)
             }
         };
+        self.hold_host_memory(task, worker, out);
         let holder = &self.workers[worker];
         let entry = &holder.devices[usize::from(device)];
         let class = usize::from(self.tasks[task].class);
@@ -341,7 +368,31 @@ impl State {
         self.picky.remove(&task);
         self.picky_devices.remove(&task);
         self.tasks[task].picky = false;
+        if self.workers[worker].held_for == Some(task) {
+            self.workers[worker].held_for = None;
+            self.mark_dirty(worker);
+        }
         self.start_attempt(task, worker, device, Place::Slot, out);
+        let room = self.room(worker);
+        self.publish_room(worker, room);
+    }
+
+    /// Where the other devices of a worker take the host memory that a task waits for, nothing new goes to them, as long
+    /// as the worker's parents leave enough of it.
+    fn hold_host_memory(&mut self, task: u32, worker: u32, out: &mut Vec<Action>) {
+        let bytes = self.classes.host_bytes[usize::from(self.tasks[task].class)];
+        let holder = &self.workers[worker];
+        let enough = holder.spec.host_memory_bytes.saturating_sub(holder.parents_bytes) >= bytes;
+        let wanted = holder.host_free < bytes && enough && !self.over_a_limit(task);
+        match holder.held_for {
+            None if wanted => {
+                self.workers[worker].held_for = Some(task);
+                self.recall_ahead(worker, None, out);
+            }
+            Some(other) if other == task && !enough => self.workers[worker].held_for = None,
+            _ => return,
+        }
+        self.mark_dirty(worker);
         let room = self.room(worker);
         self.publish_room(worker, room);
     }
@@ -375,9 +426,11 @@ impl State {
                 let entry = &holder.devices[usize::from(device)];
                 let avoided = self.workers.id(worker) == self.tasks[task].avoid;
                 let held = entry.running.len() + entry.leaving.len() + entry.ahead.len();
+                let beside = holder.spec.host_memory_bytes.saturating_sub(holder.parents_bytes);
+                let blocked = beside < self.classes.host_bytes[usize::from(class)];
                 // Another worker is better, but an idle device now beats any that must be waited for.
-                let rank = (held > 0, avoided, held, worker);
-                if best.is_none_or(|(other, _): ((bool, bool, usize, u32), _)| rank < other) {
+                let rank = (blocked, held > 0, avoided, held, worker);
+                if best.is_none_or(|(other, _): ((bool, bool, bool, usize, u32), _)| rank < other) {
                     best = Some((rank, (worker, device)));
                 }
             }
@@ -455,6 +508,7 @@ impl State {
                 && self.workers[entry.worker].connected
                 && (job.policy.max_workers.is_none() || job.workers.contains_key(&worker))
                 && self.frees_a_device(attempt)
+                && !self.better_behind(entry.worker, worker)
             {
                 return Some(attempt);
             }

@@ -1,10 +1,12 @@
 //! The fair queue: tenants by their weighted share of device time; inside a tenant priority, then deadline, then
-//! the share of each job; inside a job the order of submission.
+//! the share of each job; inside a job the longest way to its end, which those at the bottom of its graph have.
 //!
 //! Owns what is queued and in which order. Shares are charged with an estimate when an attempt is assigned and
 //! corrected with what was measured when it ends.
 
 use std::collections::VecDeque;
+
+use smallvec::SmallVec;
 
 use crate::classes::TIER_AHEAD;
 use crate::model::JobPolicy;
@@ -16,29 +18,17 @@ use crate::tasks::Stage;
 /// A correction that is larger than this part of the charge is applied at once, smaller ones with the next charge.
 const CORRECTION_PART: u64 = 4;
 
-/// Tasks of one class of one job.
+/// Tasks of one class and one height of one job.
 #[derive(Debug)]
-pub(crate) struct ClassQueue {
-    pub(crate) class: u8,
-    /// Entries that still stand for a ready task.
-    pub(crate) live: u32,
+struct Level {
+    height: u8,
     /// The first entry lies here, so that taking it does not wait for the memory of the others.
     first: Option<Queued>,
     others: VecDeque<Queued>,
 }
 
-impl ClassQueue {
-    fn new(class: u8) -> ClassQueue {
-        ClassQueue {
-            class,
-            live: 0,
-            first: None,
-            others: VecDeque::new(),
-        }
-    }
-
+impl Level {
     fn push(&mut self, entry: Queued, front: bool) {
-        self.live += 1;
         match self.first {
             None => self.first = Some(entry),
             Some(first) if front => {
@@ -52,13 +42,71 @@ impl ClassQueue {
     fn pop(&mut self) -> Option<Queued> {
         std::mem::replace(&mut self.first, self.others.pop_front())
     }
+}
+
+/// Tasks of one class of one job, by height: the lowest go first.
+#[derive(Debug)]
+pub(crate) struct ClassQueue {
+    pub(crate) class: u8,
+    /// Entries that still stand for a ready task.
+    pub(crate) live: u32,
+    /// In ascending order of their heights. Mostly there is one.
+    levels: SmallVec<[Level; 1]>,
+}
+
+impl ClassQueue {
+    fn new(class: u8) -> ClassQueue {
+        ClassQueue {
+            class,
+            live: 0,
+            levels: SmallVec::new(),
+        }
+    }
+
+    fn push(&mut self, entry: Queued, height: u8, front: bool) {
+        self.live += 1;
+        let at = match self.levels.iter().position(|level| level.height >= height) {
+            Some(at) if self.levels[at].height == height => at,
+            found => {
+                let at = found.unwrap_or(self.levels.len());
+                let level = Level {
+                    height,
+                    first: None,
+                    others: VecDeque::new(),
+                };
+                self.levels.insert(at, level);
+                at
+            }
+        };
+        self.levels[at].push(entry, front);
+    }
+
+    /// The first entry that counts, with its height; those that don't are dropped.
+    fn first(&mut self, counts: impl Fn(&Queued) -> bool) -> Option<(u8, Queued)> {
+        for level in &mut self.levels {
+            while let Some(first) = level.first {
+                if counts(&first) {
+                    return Some((level.height, first));
+                }
+                level.pop();
+            }
+        }
+        None
+    }
+
+    /// Takes the first entry of a height.
+    fn pop(&mut self, height: u8) -> Option<Queued> {
+        self.levels.iter_mut().find(|level| level.height == height)?.pop()
+    }
 
     /// One entry does not count any more; with the last one all go.
     fn one_less(&mut self) {
         self.live -= 1;
         if self.live == 0 {
-            self.first = None;
-            self.others.clear();
+            for level in &mut self.levels {
+                level.first = None;
+                level.others.clear();
+            }
         }
     }
 }
@@ -84,12 +132,12 @@ impl ClassQueues {
         self.iter_mut().find(|queue| queue.class == class)
     }
 
-    fn push(&mut self, class: u8, entry: Queued, front: bool) {
+    fn push(&mut self, class: u8, entry: Queued, height: u8, front: bool) {
         if let Some(queue) = self.find(class) {
-            return queue.push(entry, front);
+            return queue.push(entry, height, front);
         }
         let mut queue = ClassQueue::new(class);
-        queue.push(entry, front);
+        queue.push(entry, height, front);
         match self.first {
             None => self.first = Some(queue),
             Some(_) => self.others.push(queue),
@@ -135,9 +183,14 @@ impl State {
             task,
             ticket: entry.ticket,
         };
+        let height = if self.limits.longest_path_first {
+            entry.height
+        } else {
+            0
+        };
         self.tasks[task].queued = true;
         let entry = &mut self.jobs[job];
-        entry.queues.push(class, queued, front);
+        entry.queues.push(class, queued, height, front);
         let bit = 1u64 << class;
         if entry.queued_mask & bit == 0 {
             entry.queued_mask |= bit;
@@ -192,27 +245,24 @@ impl State {
     /// The job's rank is not brought up to date: charging it for the attempt does that.
     pub(crate) fn pop(&mut self, job: u32, classes: u64) -> Option<u32> {
         let (tasks, entry) = (&self.tasks, &mut self.jobs[job]);
-        let mut best: Option<(u32, u8)> = None;
+        let counts = |queued: &Queued| {
+            tasks
+                .get(queued.task)
+                .is_some_and(|task| task.queued && task.ticket == queued.ticket)
+        };
+        let mut best: Option<((u8, u32), u8)> = None;
         for queue in entry.queues.iter_mut() {
             if queue.live == 0 || classes & (1 << queue.class) == 0 {
                 continue;
             }
-            while let Some(first) = queue.first {
-                if tasks
-                    .get(first.task)
-                    .is_some_and(|task| task.queued && task.ticket == first.ticket)
-                {
-                    break;
-                }
-                queue.pop();
-            }
-            let first = queue.first?;
-            if best.is_none_or(|(order, _)| first.order < order) {
-                best = Some((first.order, queue.class));
+            let (height, first) = queue.first(counts)?;
+            if best.is_none_or(|(other, _)| (height, first.order) < other) {
+                best = Some(((height, first.order), queue.class));
             }
         }
-        let queue = entry.queues.find(best?.1)?;
-        let first = queue.pop()?;
+        let ((height, _), class) = best?;
+        let queue = entry.queues.find(class)?;
+        let first = queue.pop(height)?;
         queue.one_less();
         if queue.live == 0 {
             entry.queued_mask &= !(1u64 << queue.class);

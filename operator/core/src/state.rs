@@ -14,6 +14,7 @@ use crate::model::{TaskSpec, TenantName, Timestamp, WorkerId};
 use crate::order::MaskTree;
 use crate::permits::PermitPool;
 use crate::slab::Slab;
+use crate::speed::Group;
 use crate::tasks::Task;
 use crate::timers::{Timer, Timers};
 use crate::workers::Worker;
@@ -46,6 +47,15 @@ pub struct State {
     pub(crate) picky: BTreeSet<u32>,
     pub(crate) picky_devices: BTreeMap<u32, (u64, u16)>,
     pub(crate) waiting: BTreeMap<(u8, u8), WaitGroup>,
+    /// Second attempts that run beside the first ones, by task.
+    pub(crate) twins: BTreeMap<u32, u32>,
+    pub(crate) straggler_timer: Option<Timestamp>,
+    pub(crate) groups: Vec<Group>,
+    /// The fastest first.
+    pub(crate) groups_by_speed: Vec<u32>,
+    /// Classes of the device lane that had queued tasks after the last event.
+    pub(crate) waiting_classes: u64,
+    pub(crate) aging_timer: Option<Timestamp>,
 
     // What the current event leaves to `settle`.
     pub(crate) dirty: Vec<u32>,
@@ -99,6 +109,12 @@ impl State {
             picky: BTreeSet::new(),
             picky_devices: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            straggler_timer: None,
+            groups: Vec::new(),
+            groups_by_speed: Vec::new(),
+            waiting_classes: 0,
+            aging_timer: None,
             dirty: Vec::new(),
             spare: Vec::new(),
             newly_queued: 0,
@@ -140,6 +156,8 @@ impl State {
             Timer::Retry(task) => self.retry_due(task, out),
             // Placement looks at the task again by itself.
             Timer::Patience(_) => self.control_wanted = true,
+            Timer::Aging => self.aging_due(),
+            Timer::Stragglers => self.stragglers_due(out),
             Timer::Deadline(job) => self.deadline_passed(job, false, out),
             Timer::ActiveDeadline(job) => self.deadline_passed(job, true, out),
         }

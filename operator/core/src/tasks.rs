@@ -9,6 +9,9 @@ use crate::model::{AttemptId, Lane, TaskSpec, Timestamp, Usage};
 use crate::slab::NONE;
 use crate::state::State;
 
+/// Heights beyond this one are not told apart: a tree of 2^63 leaves has no more.
+const HIGHEST: u8 = 63;
+
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -49,6 +52,8 @@ pub(crate) struct Task {
     /// Task whose attempt submitted it.
     pub(crate) parent: u32,
     pub(crate) class: u8,
+    /// Longest chain of dependencies below it; what is lowest has the longest way to the end of the job.
+    pub(crate) height: u8,
     pub(crate) stage: Stage,
     pub(crate) marker: bool,
     pub(crate) queued: bool,
@@ -58,6 +63,8 @@ pub(crate) struct Task {
     pub(crate) alone: bool,
     /// Has sent a channel message: it can't be tried again in place.
     pub(crate) sent: bool,
+    /// Has submitted tasks: it is a parent.
+    pub(crate) submits: bool,
     /// Belongs to the current plan.
     pub(crate) planned: bool,
     pub(crate) from_cache: bool,
@@ -132,6 +139,11 @@ impl State {
             .iter()
             .filter_map(|name| entry.by_request.get(name).copied())
             .collect();
+        let height = dependencies
+            .iter()
+            .map(|dependency| self.tasks[*dependency].height.saturating_add(1).min(HIGHEST))
+            .max()
+            .unwrap_or(0);
         let (order, epoch) = (entry.tasks.len() as u32, entry.epoch);
         let request_id = spec.request_id.clone();
         let concludes = spec.concludes_job;
@@ -149,12 +161,14 @@ impl State {
             current: NONE,
             parent: parent.unwrap_or(NONE),
             class,
+            height,
             stage: Stage::Waiting,
             marker: spec.marker,
             queued: false,
             picky: false,
             alone: false,
             sent: false,
+            submits: false,
             planned: true,
             from_cache: false,
             concludes,
@@ -373,10 +387,7 @@ impl State {
     /// A task will not be run any more, since its job is over or its plan was dropped.
     pub(crate) fn drop_task(&mut self, task: u32, reason: StopReason, out: &mut Vec<Action>) {
         self.take_out(task);
-        let current = self.tasks[task].current;
-        if current != NONE {
-            self.stop_attempt(current, reason, out);
-        }
+        self.stop_attempts(task, reason, out);
         self.set_stage(task, Stage::Dropped);
         self.task_changed(task, TaskChange::Dropped, out);
         self.end_links(task, out);
@@ -405,6 +416,7 @@ impl State {
     /// Fails a task for good, and its job with it.
     pub(crate) fn fail_task(&mut self, task: u32, message: &Arc<str>, out: &mut Vec<Action>) {
         self.take_out(task);
+        self.stop_attempts(task, StopReason::JobFailed, out);
         self.tasks[task].last_failure = Some(message.clone());
         self.set_stage(task, Stage::Failed);
         self.task_changed(

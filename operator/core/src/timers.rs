@@ -15,6 +15,10 @@ pub(crate) enum Timer {
     Retry(u64),
     /// A task that waited for another worker than the one it failed on takes any.
     Patience(u64),
+    /// What waits is looked at for tasks that are passed over for too long.
+    Aging,
+    /// What runs is looked at for attempts that take too long.
+    Stragglers,
     /// A job must be done.
     Deadline(u64),
     /// A job has been active for long enough.

@@ -86,8 +86,12 @@ pub struct JobView<'a> {
     pub failures: u32,
     /// Losses of workers, counted toward the infrastructure limit.
     pub infrastructure_failures: u32,
+    /// Attempts that were started beside others which took too long: the only work that is done twice on purpose.
+    pub speculative_attempts: u32,
     /// How long it was active: from its start to its end or to now, without the time in which it was suspended.
     pub active: Milliseconds,
+    /// Tasks of it are ready, but its tenant uses all devices that it may: that many.
+    pub at_device_bound: Option<u32>,
     /// Tasks of the current plan.
     pub tasks: usize,
     /// Attempts that hold a lease.
@@ -150,6 +154,8 @@ pub struct AttemptView {
     pub device: Option<DeviceIndex>,
     /// Counted from 1 within its task.
     pub number: u32,
+    /// It was started beside another one which took too long.
+    pub speculative: bool,
     /// Where it stands.
     pub state: AttemptState,
     /// When it was assigned.
@@ -258,9 +264,15 @@ impl State {
             epoch: entry.epoch,
             failures: entry.failures,
             infrastructure_failures: entry.infrastructure_failures,
+            speculative_attempts: entry.speculative,
             active: Milliseconds(
                 entry.active_before.0 + entry.active_since.map_or(0, |since| (self.now - since).0),
             ),
+            at_device_bound: {
+                let tenant = &self.tenants[entry.tenant as usize];
+                let waits = tenant.capped && entry.queued_mask & !self.classes.control != 0;
+                tenant.policy.max_devices.filter(|_| waits)
+            },
             tasks: entry.planned,
             attempts_running: entry.active,
             device_time: Milliseconds(entry.device_microseconds / 1000),
@@ -401,6 +413,7 @@ impl State {
             worker: entry.worker_id,
             device: (entry.device != NO_DEVICE).then_some(DeviceIndex(entry.device)),
             number: entry.number,
+            speculative: entry.speculative,
             state: match (entry.lease, entry.place) {
                 (Lease::Ended(accepted), _) => AttemptState::Ended { accepted },
                 (Lease::Lost, _) => AttemptState::Lost,

@@ -57,6 +57,8 @@ impl Device {
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) spec: Box<WorkerSpec>,
+    /// Index of its group.
+    pub(crate) group: u32,
     /// Its stream is open.
     pub(crate) connected: bool,
     /// Its lease holds.
@@ -85,12 +87,12 @@ pub(crate) struct Worker {
     pub(crate) recalls: u32,
     /// Waits to be settled.
     pub(crate) dirty: bool,
-    /// Class for which it is held free, since its tasks were passed over for long.
-    pub(crate) held_for: Option<u8>,
+    /// Task for which host memory is kept free: nothing else is given to it.
+    pub(crate) held_for: Option<u32>,
 }
 
 impl Worker {
-    pub(crate) fn new(id: WorkerId, spec: Box<WorkerSpec>, now: Timestamp) -> Worker {
+    pub(crate) fn new(id: WorkerId, spec: Box<WorkerSpec>, group: u32, now: Timestamp) -> Worker {
         let devices = spec
             .devices
             .iter()
@@ -113,6 +115,7 @@ impl Worker {
             id,
             host_free: spec.host_memory_bytes,
             spec,
+            group,
             connected: true,
             alive: true,
             draining: false,
@@ -213,19 +216,24 @@ impl State {
     pub(crate) fn room(&self, index: u32) -> Room {
         let worker = &self.workers[index];
         let mut room = Room::default();
-        if worker.fits == 0 || !worker.takes_work() {
+        if worker.fits == 0 || !worker.takes_work() || worker.held_for.is_some() {
             return room;
         }
         let classes = &self.classes;
-        let held = worker.held_for.map_or(u64::MAX, |class| 1 << class);
-        for class in bits(worker.fits & classes.control & held) {
+        for class in bits(worker.fits & classes.control) {
             if classes.host_bytes[class as usize] <= worker.host_free {
                 room.0[TIER_IDLE] |= 1 << class;
             }
         }
+        let (holds_back, slow) = self.is_held_back(worker.group);
+        if holds_back {
+            return room;
+        }
         for device in &worker.devices {
-            if let Some((tier, mask)) = self.device_classes(worker, device) {
-                room.0[tier] |= mask & held;
+            if let Some((tier, mask)) = self.device_classes(worker, device)
+                && !(slow && tier == TIER_AHEAD)
+            {
+                room.0[tier] |= mask;
             }
         }
         room
@@ -292,6 +300,7 @@ impl State {
             }
         }
         self.workers[index].fits = fits;
+        self.group_fits(index, changed, fits);
         self.refresh_leaf_fit(index);
         self.mark_dirty(index);
         self.topology_changed = true;

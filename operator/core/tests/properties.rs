@@ -11,6 +11,10 @@ fn limits() -> Limits {
         crashes_per_task: 1_000,
         replans: 1_000,
         infrastructure_retry_limit: 100_000,
+        // Soon enough that short histories have second attempts and emptied devices.
+        speculate_after_percent: 101,
+        speculate_after: Milliseconds(500),
+        longest_passed_over: Milliseconds(3_000),
         ..Limits::default()
     }
 }

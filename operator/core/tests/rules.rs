@@ -124,6 +124,21 @@ impl Hand {
         })
     }
 
+    /// Attempts fetched ahead, with whether the core has asked for them back.
+    fn recalled(&self) -> Vec<(AttemptId, bool)> {
+        let ahead = self
+            .state
+            .workers()
+            .flat_map(|worker| self.state.worker_attempts(worker.worker));
+        ahead
+            .filter(|attempt| self.state.attempt(*attempt).unwrap().state == AttemptState::Prefetched)
+            .map(|attempt| {
+                let asked = |action: &Action| matches!(action, Action::Recall { attempt: asked, .. } if *asked == attempt);
+                (attempt, self.said.iter().any(asked))
+            })
+            .collect()
+    }
+
     fn phase(&self, job: JobId) -> JobPhase {
         self.state.job(job).unwrap().phase.clone()
     }
@@ -541,6 +556,200 @@ fn two_tenants_share_the_devices_by_weight() {
         (72..=78).contains(&given[0]),
         "three quarters of the device belong to a: {given:?}"
     );
+}
+
+/// Two workers and a job of which one task has run for far longer than the eight before it: the second attempt.
+fn straggling(limits: Limits) -> (Hand, JobId, AttemptId, Vec<Assignment>) {
+    // Nobody sends heartbeats here.
+    let lease = Milliseconds(1_000_000);
+    let mut hand = Hand::new(Limits { lease, ..limits });
+    for worker in 1..=2 {
+        hand.worker(worker, cpu(1));
+    }
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        hand.submit(root, vec![leaf(&format!("prove-{name}"))]).unwrap();
+        let attempt = hand.attempt_of(job, &format!("prove-{name}"));
+        hand.tell(Event::AttemptStarted { attempt });
+        hand.wait(4_000);
+        hand.succeed(attempt);
+    }
+    hand.submit(root, vec![leaf("prove-slow")]).unwrap();
+    let slow = hand.attempt_of(job, "prove-slow");
+    hand.tell(Event::AttemptStarted { attempt: slow });
+    let early = hand.wait(7_900);
+    assert!(assignments(&early).is_empty(), "not before twice the mean");
+    let mut given = Vec::new();
+    for _ in 0..25 {
+        given.extend(assignments(&hand.wait(100)));
+    }
+    (hand, job, slow, given)
+}
+
+#[test]
+fn the_last_straggler_gets_a_second_attempt_elsewhere_and_the_first_result_counts() {
+    for first_wins in [true, false] {
+        let (mut hand, job, slow, given) = straggling(Limits::default());
+        assert_eq!(given.len(), 1, "one second attempt, on the worker that idles");
+        let twin = &given[0];
+        let holder = hand.state.attempt(slow).unwrap().worker;
+        assert!(twin.speculative && twin.worker != holder && twin.number == 2);
+        assert_eq!(hand.state.job(job).unwrap().speculative_attempts, 1);
+        hand.tell(Event::AttemptStarted {
+            attempt: twin.attempt,
+        });
+        let (winner, other) = if first_wins {
+            (slow, twin.attempt)
+        } else {
+            (twin.attempt, slow)
+        };
+        let actions = hand.succeed(winner);
+        assert_eq!(stops(&actions), [(other, StopReason::Superseded)]);
+        assert_eq!(hand.state_of(job, "prove-slow"), TaskState::Succeeded);
+        let late = hand.succeed(other);
+        let refused = late.iter().any(
+            |action| matches!(action, Action::CompletionJudged { attempt, accepted: false, .. } if *attempt == other),
+        );
+        assert!(refused, "the second result does not count");
+    }
+}
+
+#[test]
+fn a_task_that_runs_twice_goes_on_when_one_of_its_attempts_fails_or_is_lost() {
+    for lost in [true, false] {
+        let (mut hand, job, slow, given) = straggling(Limits::default());
+        if lost {
+            let worker = hand.state.attempt(slow).unwrap().worker;
+            hand.tell(Event::WorkerGone { worker });
+        } else {
+            hand.fail(slow, FailureClass::ChildCrashed);
+        }
+        assert_eq!(hand.attempt_of(job, "prove-slow"), given[0].attempt);
+        assert_eq!(hand.state.job(job).unwrap().failures, 0);
+        hand.succeed(given[0].attempt);
+        assert_eq!(hand.state_of(job, "prove-slow"), TaskState::Succeeded);
+    }
+}
+
+#[test]
+fn nothing_gets_a_second_attempt_where_that_is_switched_off() {
+    let (_, _, _, given) = straggling(Limits {
+        speculate_after_percent: 0,
+        ..Limits::default()
+    });
+    assert!(given.is_empty());
+}
+
+#[test]
+fn a_job_that_is_cancelled_or_suspended_stops_both_attempts_of_a_straggler() {
+    for cancel in [true, false] {
+        let (mut hand, job, slow, given) = straggling(Limits::default());
+        let actions = if cancel {
+            hand.tell(Event::JobCancelled { job })
+        } else {
+            let policy = JobPolicy {
+                suspended: true,
+                ..mk_policy()
+            };
+            hand.tell(Event::JobPolicyChanged { job, policy })
+        };
+        let stopped: Vec<AttemptId> = stops(&actions).into_iter().map(|(attempt, _)| attempt).collect();
+        assert!(stopped.contains(&slow) && stopped.contains(&given[0].attempt));
+    }
+}
+
+#[test]
+fn what_is_lowest_in_the_graph_of_a_job_goes_first_whatever_it_needs() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let mut join = mk_task("join-0", needs(Lane::Device, DeviceClass::Cpu, 2, 0));
+    join.depends_on = vec!["prove-0".into()];
+    hand.submit(
+        root,
+        vec![
+            leaf("prove-0"),
+            join,
+            leaf("prove-1"),
+            leaf("prove-2"),
+            leaf("prove-3"),
+        ],
+    )
+    .unwrap();
+    let mut order = Vec::new();
+    for name in ["prove-0", "prove-1", "prove-2", "prove-3"] {
+        let attempt = hand.attempt_of(job, name);
+        hand.tell(Event::AttemptStarted { attempt });
+        hand.now += 1_000;
+        for given in assignments(&hand.succeed(attempt)) {
+            order.push(hand.state.task(given.task).unwrap().spec.request_id.to_string());
+        }
+    }
+    assert_eq!(order, ["prove-2", "prove-3", "join-0"]);
+}
+
+/// A device with memory for three small tasks or a large one, always full of small ones. How long the large one waits.
+fn wait_beside_a_stream_of_small_tasks(limits: Limits) -> Option<u64> {
+    let mut hand = Hand::new(limits);
+    hand.worker(1, mk_worker(256, &[(DeviceClass::Gpu, 24, 3)]));
+    let gpu = |name: &str, vram| mk_task(name, needs(Lane::Device, DeviceClass::Gpu, 1, vram));
+    let mut small_job = mk_job("small", "a");
+    small_job.largest_leaf = needs(Lane::Device, DeviceClass::Gpu, 1, 8);
+    let (_, small_root) = hand.planned(small_job);
+    let mut large_job = mk_job("large", "b");
+    large_job.largest_leaf = needs(Lane::Device, DeviceClass::Gpu, 1, 20);
+    let (large, large_root) = hand.planned(large_job);
+    let stream = |n: u32| gpu(&format!("prove-{n}"), 8);
+    hand.submit(small_root, (0..6).map(stream).collect()).unwrap();
+    hand.submit(large_root, vec![gpu("wrap-0", 20)]).unwrap();
+    let begun = hand.now;
+    for round in 6..1_000 {
+        let attempts = hand.state.worker_attempts(WorkerId(1));
+        hand.tell(Event::WorkerHeartbeat {
+            worker: WorkerId(1),
+            attempts: attempts.clone(),
+        });
+        if hand.current(hand.task(large, "wrap-0")).is_some() {
+            return Some(hand.now - begun);
+        }
+        hand.submit(small_root, vec![stream(round)]).unwrap();
+        let on_device = |hand: &Hand, state: AttemptState| -> Vec<AttemptView> {
+            let views = attempts.iter().filter_map(|attempt| hand.state.attempt(*attempt));
+            views
+                .filter(|view| view.device.is_some() && view.state == state)
+                .collect()
+        };
+        for view in on_device(&hand, AttemptState::Assigned) {
+            hand.tell(Event::AttemptStarted {
+                attempt: view.attempt,
+            });
+        }
+        hand.wait(1_000);
+        let started = on_device(&hand, AttemptState::Started);
+        if let Some(oldest) = started.iter().min_by_key(|view| view.started_at) {
+            hand.succeed(oldest.attempt);
+        }
+        for (attempt, recalled) in hand.recalled() {
+            if recalled {
+                hand.tell(Event::RecallAnswered {
+                    attempt,
+                    given_back: true,
+                });
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_large_task_waits_no_longer_than_the_bound_beside_a_stream_of_small_ones() {
+    let waited = wait_beside_a_stream_of_small_tasks(Limits::default());
+    let bound = Limits::default().longest_passed_over.0 + 5_000;
+    assert!(waited.is_some_and(|waited| waited <= bound), "{waited:?}");
+    let for_ever = wait_beside_a_stream_of_small_tasks(Limits {
+        longest_passed_over: Milliseconds(0),
+        ..Limits::default()
+    });
+    assert_eq!(for_ever, None, "without the bound there is never room");
 }
 
 /// How many attempts a tenant's jobs have on devices, and on how many devices they are.

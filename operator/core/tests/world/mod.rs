@@ -695,7 +695,9 @@ impl World {
                     let devices: Vec<_> = (0..1 + number % 2)
                         .map(|_| (DeviceClass::Cpu, 0, slots))
                         .collect();
-                    self.add_worker(mk_worker(3 + u64::from(number % 6), &devices));
+                    let mut spec = mk_worker(3 + u64::from(number % 6), &devices);
+                    spec.group = ["g", "h"][usize::from(fate % 2)].into();
+                    self.add_worker(spec);
                 }
             }
             4 => self.disconnect(number),
