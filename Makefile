@@ -3,7 +3,7 @@
 .PHONY: manifests chart-readme test-chart test-gitops \
         help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
         test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
-        lint verify bench bench-core bench-overhead bench-cpu-levels bench-cluster minio kube-apiserver \
+        lint verify sim mutants bench bench-core bench-overhead bench-cpu-levels bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
@@ -103,6 +103,12 @@ lint: ## Formatting and clippy
 
 verify: prerequisites ## What must hold before a commit: generated files, format, lints, documentation, clean tree
 	@tools/verify.sh
+
+sim: ## Simulate SEEDS=n clusters with faults (500), or replay SEED=x and print what happened
+	@tools/sim.sh
+
+mutants: ## Put deliberate bugs into a copy of the code and report which layer of tests notices each
+	@tools/mutants.sh
 
 bench: bench-core bench-overhead ## All benchmarks, held against their expected ranges
 

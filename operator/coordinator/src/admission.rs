@@ -355,7 +355,11 @@ impl JobRequest {
         JobSpec {
             uid: self.uid.clone(),
             tenant: self.tenant.clone(),
-            policy: self.policy,
+            policy: JobPolicy {
+                // One that is cancelled already gets nothing before it is ended.
+                suspended: self.policy.suspended || self.cancelled,
+                ..self.policy
+            },
             retry_limit: self.retry_limit,
             root: TaskSpec {
                 request_id: ROOT_REQUEST.into(),

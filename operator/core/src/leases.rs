@@ -262,6 +262,7 @@ impl State {
         self.heard(worker);
         if !was_alive {
             self.workers[worker].alive = true;
+            self.stop_underway(id, held, out);
             self.refresh_fit(worker);
         }
         for attempt_id in held {
@@ -277,6 +278,21 @@ impl State {
             .collect();
         for attempt in missing {
             self.lose(attempt, "the worker does not hold the attempt any more", out);
+        }
+    }
+
+    /// What a silent worker was given may still be on its way to it, though the lease is lost: it must be gone before
+    /// anything else comes and takes the same room.
+    fn stop_underway(&self, id: WorkerId, held: &[AttemptId], out: &mut Vec<Action>) {
+        for (attempt, entry) in self.attempts.iter() {
+            let attempt = self.attempt_id(attempt);
+            if entry.worker_id == id && entry.lease == Lease::Lost && !held.contains(&attempt) {
+                out.push(Action::Stop {
+                    worker: id,
+                    attempt,
+                    reason: StopReason::LeaseLost,
+                });
+            }
         }
     }
 

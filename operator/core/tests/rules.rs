@@ -1074,6 +1074,26 @@ fn suspects_of_a_crash_run_alone_before_one_of_them_is_charged_and_a_killer_is_q
     assert_eq!(hand.failed_because(job), "TaskQuarantined");
 }
 
+/// Found by the simulation: what was on its way to a worker that had stopped took room that was given to others.
+#[test]
+fn what_is_on_its_way_to_a_silent_worker_is_stopped_before_the_worker_is_given_anything_else() {
+    let mut hand = Hand::new(Limits::default());
+    let worker = hand.worker(1, cpu(1));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let underway = hand.attempt_of(job, "prove-0");
+    hand.wait(31_000);
+    let said = hand.tell(Event::WorkerHeartbeat {
+        worker,
+        attempts: vec![root],
+    });
+    let stop = |action: &Action| matches!(action, Action::Stop { attempt, .. } if *attempt == underway);
+    let assign = |action: &Action| matches!(action, Action::Assign(_));
+    let stopped = said.iter().position(stop).expect("what is on its way is stopped");
+    let assigned = said.iter().position(assign).expect("its task is tried again");
+    assert!(stopped < assigned, "{said:?}");
+}
+
 /// Found by the simulation: the device stayed reserved for ever.
 #[test]
 fn a_device_that_was_reserved_for_a_suspect_takes_others_when_the_suspect_found_another_one() {

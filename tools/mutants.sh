@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Puts deliberate bugs into a copy of the code, one at a time, and writes which layer of tests noticed each into
+# docs/scheduler-mutants.md. ONLY=text takes those whose name contains it; SEEDS=n bounds the simulation per bug.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TARGET_DIR=${MUTANTS_TARGET:-$PWD/target/mutants/build}
+exec cargo run --locked --quiet -p prover-sim --bin mutants -- --seeds "${SEEDS:-2000}" --only "${ONLY:-}" "$@"
