@@ -44,6 +44,7 @@ pub fn proof(name: &str, tenant: &str, segments: usize, times: TaskTimes) -> Job
             duration,
             released_at: executed,
             failures: 0,
+            first_attempt: None,
             estimate: Some(Milliseconds(duration / 1_000)),
         });
     }

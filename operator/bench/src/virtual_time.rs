@@ -32,6 +32,8 @@ pub struct WorkerPlan {
     pub host_memory_bytes: u64,
     /// Work that its devices do per time; 1 does what tasks are said to take.
     pub speed: f64,
+    /// Its worker group.
+    pub group: Arc<str>,
     /// When it connects.
     pub joins_at: Microseconds,
     /// When it dies, and with it all that it runs.
@@ -52,6 +54,7 @@ impl WorkerPlan {
             }],
             host_memory_bytes: 1024 * GIB,
             speed: 1.0,
+            group: "group".into(),
             joins_at: 0,
             dies_at: None,
             noticed_after: None,
@@ -76,6 +79,8 @@ pub struct TaskPlan {
     pub released_at: Microseconds,
     /// Attempts that fail at their end, as a fault that may be tried again.
     pub failures: u32,
+    /// What its first attempt takes instead, as on a device that hangs.
+    pub first_attempt: Option<Microseconds>,
     /// What its submitter says that it takes.
     pub estimate: Option<Milliseconds>,
 }
@@ -510,7 +515,7 @@ impl<'plan> Simulation<'plan> {
             worker: WorkerId(place as u64),
             spec: Box::new(WorkerSpec {
                 name: format!("worker-{place}").into(),
-                group: "group".into(),
+                group: plan.group.clone(),
                 host_memory_bytes: plan.host_memory_bytes,
                 devices: plan.devices.clone(),
                 backend: backend(),
@@ -692,9 +697,11 @@ impl<'plan> Simulation<'plan> {
                 holder.running.push(attempt);
                 self.start(attempt);
                 let entry = &self.attempts[&attempt];
-                let duration = entry
-                    .task
-                    .map_or(0, |task| self.plan.jobs[entry.job].tasks[task].duration);
+                let duration = entry.task.map_or(0, |task| {
+                    let task = &self.plan.jobs[entry.job].tasks[task];
+                    let first = task.first_attempt.filter(|_| entry.number == 1);
+                    first.unwrap_or(task.duration)
+                });
                 let duration = (duration as f64 / self.plan.workers[place].speed) as u64;
                 self.schedule(self.now + duration, Happening::AttemptEnds(attempt));
             }

@@ -710,7 +710,7 @@ impl State {
         let entry = &self.attempts[attempt];
         if entry.device != NO_DEVICE && entry.started_at.is_some() {
             let (kind, taken, worker) = (self.tasks[task].kind, entry.charged, entry.worker_id);
-            let mean = self.types.entries[kind as usize].mean_microseconds;
+            let mean = self.types.entries[kind as usize].steady_microseconds;
             let worker = self.worker_by_id.get(&worker).copied();
             if let Some(worker) = worker.filter(|_| self.groups.len() > 1) {
                 self.measure_group(worker, taken, mean);

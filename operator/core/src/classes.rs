@@ -23,6 +23,9 @@ const UNKNOWN_TASK_MICROSECONDS: u64 = 1_000_000;
 /// Weight of a new measurement: one eighth.
 const MEAN_SHIFT: u32 = 3;
 
+/// Measurements over which the steady mean of a type is taken.
+const STEADY_MEASUREMENTS: u32 = 1_024;
+
 /// What makes tasks interchangeable for placement.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClassKey {
@@ -184,6 +187,8 @@ pub(crate) struct TaskType {
     pub(crate) requirements: (crate::model::BackendVersion, DeviceClass, Lane),
     /// Mean device time.
     pub(crate) mean_microseconds: u64,
+    /// Mean of all measurements, the last thousand weighing most: waves of slow or fast devices hardly move it.
+    pub(crate) steady_microseconds: u64,
     /// How often it was measured.
     pub(crate) measurements: u32,
     /// Ready tasks of jobs that may run.
@@ -253,6 +258,7 @@ impl TaskTypes {
         self.entries.push(TaskType {
             requirements: identity,
             mean_microseconds,
+            steady_microseconds: mean_microseconds,
             measurements: 0,
             ready: 0,
             ready_by_class: SmallVec::new(),
@@ -272,6 +278,8 @@ impl TaskTypes {
             entry.mean_microseconds = microseconds;
         }
         entry.measurements = entry.measurements.saturating_add(1);
+        let weight = u64::from(entry.measurements.min(STEADY_MEASUREMENTS));
+        entry.steady_microseconds = (entry.steady_microseconds * (weight - 1) + microseconds) / weight;
         entry.mean_microseconds = entry.mean_microseconds.max(1);
     }
 }

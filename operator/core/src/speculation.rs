@@ -57,7 +57,7 @@ impl State {
             kind.running > 0 && kind.measurements >= MEASURED && kind.requirements.2 == Lane::Device
         });
         if known {
-            self.set_straggler_timer(self.now + self.limits.speculate_after);
+            self.set_straggler_timer(self.now + INTERVAL);
         }
     }
 

@@ -86,7 +86,7 @@ impl State {
         }
     }
 
-    /// An attempt on a worker took so long where its type usually takes `mean`.
+    /// An attempt on a worker took so long where its type takes `mean` in the long run.
     pub(crate) fn measure_group(&mut self, worker: u32, taken: u64, mean: u64) {
         if self.groups.len() < 2 {
             return;
