@@ -515,3 +515,11 @@ impl Machine {
         self.role = Role::Leader(Box::new(leader));
     }
 }
+
+#[cfg(test)]
+impl Machine {
+    /// As if no checkpoint had been there a moment ago.
+    pub(super) fn reader_listed_just_now(&mut self, now: Duration) {
+        self.reader.listed_at = Some(now);
+    }
+}
