@@ -8,14 +8,17 @@ case $layer in
   light)
     tools/test-images.sh
     (cd config/samples/command/gnark && go test ./...)
-    with_real_servers=(prover-e2e prover-artifacts prover-crds prover-chart prover-kubernetes prover-controller)
+    with_real_servers=(prover-e2e prover-artifacts prover-log prover-crds prover-chart prover-kubernetes prover-controller)
     # The tests of workers start the real supervisor.
     cargo build --locked -p prover-supervisor
     cargo test --locked --workspace "${with_real_servers[@]/#/--exclude=}"
     cargo test --locked -p prover-artifacts --lib --test folder
+    cargo test --locked -p prover-log --lib
     cargo test --locked -p prover-crds -p prover-kubernetes -p prover-controller -p prover-chart --lib
     cargo test --locked -p prover-chart --test documentation ;;
-  store) cargo test --locked -p prover-artifacts --test s3 ;;
+  store)
+    cargo test --locked -p prover-artifacts --test s3
+    cargo test --locked -p prover-log --test store ;;
   api)
     cargo test --locked -p prover-crds --test api_server
     cargo test --locked -p prover-chart --test api_server

@@ -18,9 +18,7 @@ mod shell;
 pub use error::{AppendError, CheckpointError, LogError, Retry};
 pub use limits::Limits;
 pub use machine::{CheckpointContent, Machine};
-pub use metrics::{
-    GET_DOLLARS_PER_1000, Metrics, PUT_DOLLARS_PER_1000, RequestKind, Requests, dollars_per_hour,
-};
+pub use metrics::{GET_DOLLARS_PER_1000, Metrics, PUT_DOLLARS_PER_1000, Requests, dollars_per_hour};
 pub use model::{Index, Phase, Progress, Replayed, State, WriterId};
 pub use request::{Answer, Failure, Operation, Request, RequestId};
 pub use shell::{Appender, Follower, TakenOver, store_options};

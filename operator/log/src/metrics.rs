@@ -8,19 +8,6 @@ pub const PUT_DOLLARS_PER_1000: f64 = 0.005;
 /// Price of 1,000 GET, SELECT and all other requests in US dollars, same source. DELETE requests are free.
 pub const GET_DOLLARS_PER_1000: f64 = 0.0004;
 
-/// A kind of request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    missing_docs,
-    reason = "each is the HTTP method or S3 operation of the same name"
-)]
-pub enum RequestKind {
-    Put,
-    Get,
-    List,
-    Delete,
-}
-
 /// Requests by kind, tries included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(
@@ -75,4 +62,32 @@ pub struct Metrics {
     pub restarts: u64,
     /// Times that another leader was found where this one wanted to write.
     pub fenced: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_of_twenty_commits_a_second_costs_thirty_six_cents() {
+        let requests = Requests {
+            put: 20 * 60,
+            ..Requests::default()
+        };
+        let dollars = dollars_per_hour(&requests, Duration::from_secs(60));
+        assert!((dollars - 0.36).abs() < 1e-9, "{dollars}");
+    }
+
+    #[test]
+    fn each_kind_has_its_price_and_deletes_are_free() {
+        let requests = Requests {
+            put: 1_000,
+            get: 1_000,
+            list: 1_000,
+            delete: 1_000,
+        };
+        let dollars = dollars_per_hour(&requests, Duration::from_secs(3_600));
+        assert!((dollars - 0.0104).abs() < 1e-9, "{dollars}");
+        assert_eq!(dollars_per_hour(&requests, Duration::ZERO), 0.0);
+    }
 }

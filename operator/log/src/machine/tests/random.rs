@@ -14,7 +14,7 @@ use crate::model::{Index, Phase, Replayed, WriterId};
 use crate::request::{Answer, Failure, Request, RequestId};
 
 /// How many seeds one run of the tests tries; `PROVER_LOG_SEEDS=first..last` tries others.
-const SEEDS: std::ops::Range<u64> = 0..120;
+const SEEDS: std::ops::Range<u64> = 0..60;
 const PROCESSES: usize = 3;
 const ACTIONS: u64 = 2_500;
 
@@ -164,11 +164,11 @@ impl World {
         }
         let (writer, requests) = (process.writer, process.machine.poll(self.now));
         for request in requests {
-            self.send(writer, request);
+            self.send(writer, &request);
         }
     }
 
-    fn send(&mut self, process: u128, request: Request) {
+    fn send(&mut self, process: u128, request: &Request) {
         let bad = if self.healed { 0 } else { self.badness };
         if self.random.permille(20 * bad) {
             // Refused by the store, or the answer says nothing of what was done.

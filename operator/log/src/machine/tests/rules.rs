@@ -387,8 +387,8 @@ fn a_follower_reads_on_with_each_round_and_gets_only_what_is_new() {
     assert!(follower.take_replayed().is_empty());
     assert_eq!(
         follower.metrics().requests.get,
-        1 + 2 + 1,
-        "one object and the end; then the end"
+        2 + 3 + 1,
+        "the object, the end, and one read ahead"
     );
 }
 
