@@ -214,15 +214,18 @@ impl World {
             );
             self.violated("proved-once", words);
         }
-        for other in others {
-            if self.is_surely_live(replica, other) {
-                let words = format!(
-                    "attempt {id} of {} of {uid} is assigned while attempt {other} runs on w{} and was not stopped",
-                    work.name(),
-                    self.ledger.attempts[&other].place
-                );
-                self.violated("one-lease", words);
-            }
+        let live: Vec<u64> = others
+            .into_iter()
+            .filter(|other| self.is_surely_live(replica, *other))
+            .collect();
+        let allowed = usize::from(self.limits.speculate_share_percent > 0);
+        if let Some(other) = live.first().filter(|_| live.len() > allowed) {
+            let words = format!(
+                "attempt {id} of {} of {uid} is assigned while attempt {other} runs on w{} and was not stopped",
+                work.name(),
+                self.ledger.attempts[other].place
+            );
+            self.violated("one-lease", words);
         }
         self.ledger.attempts.insert(
             id,

@@ -707,6 +707,8 @@ fn limits(setting: &mut Random) -> Limits {
         replans: 1_000,
         prefetch_per_slot: *setting.pick(&[0, 1, 1, 2]),
         cache_entries: *setting.pick(&[8, 1_000]),
+        // Where stragglers are tried a second time, two attempts of a task may run at once, and no more.
+        speculate_share_percent: *setting.pick(&[0, 0, 50]),
         ..Limits::default()
     }
 }
