@@ -26,20 +26,32 @@ pub(crate) const REAL_PROOF: Duration = Duration::from_secs(900);
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// Applies a ProverCluster and waits until it can prove.
+/// Applies a ProverCluster and waits until it can prove, and its pods are known to be ready.
 pub(crate) fn start_cluster(scene: &Scene, cluster: &Cluster) -> Value {
     apply(cluster.manifest());
     let groups = cluster.manifest()["spec"]["workerGroups"].as_array();
-    let wanted: u64 = groups
+    let groups: Vec<(&str, usize)> = groups
         .into_iter()
         .flatten()
-        .filter_map(|group| group["replicas"].as_u64())
-        .sum();
+        .filter_map(|group| {
+            let replicas = usize::try_from(group["replicas"].as_u64()?).ok()?;
+            Some((group["name"].as_str()?, replicas))
+        })
+        .collect();
+    let wanted: usize = groups.iter().map(|(_, replicas)| replicas).sum();
     let what = format!("the ProverCluster is ready with {wanted} workers");
-    await_cluster(scene, &what, CLUSTER_READY, |cluster| {
+    let ready = await_cluster(scene, &what, CLUSTER_READY, |cluster| {
         let connected = cluster["status"]["workers"]["connected"].as_u64().unwrap_or(0);
-        is_true(cluster, "Ready") && connected >= wanted && observed(cluster)
-    })
+        is_true(cluster, "Ready") && connected >= wanted as u64 && observed(cluster)
+    });
+    // A worker connects before the kubelet tells that its pod is ready.
+    for (group, replicas) in groups {
+        eventually(CLUSTER_READY, || match workers(scene, group).len() {
+            pods if pods == replicas => Ok(()),
+            pods => Err(format!("{pods} of {replicas} pods of group {group} are ready")),
+        });
+    }
+    ready
 }
 
 /// Starts a ProverCluster with so many emulated workers in a group `cpu`.
