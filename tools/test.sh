@@ -36,6 +36,6 @@ case $layer in
     rm -f "$E2E_TIMES"
     trap 'sort --reverse --numeric-sort "$E2E_TIMES" 2>/dev/null || true' EXIT
     # Those that disturb the whole cluster run alone among the threads of one process: one runner at a time.
-    cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-6}" "$@" ;;
+    cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-8}" "$@" ;;
   *) echo "there is no layer $layer: choose light, store, api, e2e, proof, load or cluster" >&2; exit 2 ;;
 esac
