@@ -252,7 +252,7 @@ impl JobRecord {
             id: Some(self.job),
             phase: words.phase,
             bad_input: words.bad_input,
-            message: words.message,
+            message: self.message(told.phase, words.message),
             reason: words.reason,
             stages: self.stages(state, succeeded),
             tasks: self.views.clone(),
@@ -306,6 +306,19 @@ impl JobRecord {
             stage.running += count.running;
         }
         stages.into_values().collect()
+    }
+
+    /// A job that waits for the backend that it is pinned to says for which: perhaps no worker ever has that version again.
+    fn message(&self, phase: &JobPhase, message: Arc<str>) -> Arc<str> {
+        let JobPhase::Queued(WaitReason::NoWorkerOfBackend) = phase else {
+            return message;
+        };
+        let prover_core::BackendVersion { name, version } = &self.backend.version;
+        format!(
+            "it was planned for backend {name} {version}, which no connected worker has; if no worker group has this \
+             version any more, cancel the job and create it again"
+        )
+        .into()
     }
 
     fn proof_view(&self, state: &State) -> Option<ProofView> {
