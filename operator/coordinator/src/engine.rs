@@ -80,6 +80,8 @@ pub struct Engine {
     gone_pods: workers::GonePods,
     /// Pods that the operator wants to go.
     leaving: BTreeSet<Arc<str>>,
+    /// Until when that holds; none where no pod shall go.
+    leaving_until: Option<Timestamp>,
     groups: Groups,
     /// What is to be deleted from the store.
     deletions: Vec<Deletion>,
@@ -109,6 +111,7 @@ impl Engine {
             lost_workers: BTreeSet::new(),
             gone_pods: workers::GonePods::default(),
             leaving: BTreeSet::new(),
+            leaving_until: None,
             groups: Groups::default(),
             deletions: Vec::new(),
             containers: Containers::default(),
@@ -141,6 +144,7 @@ impl Engine {
             self.waiting_deadlines.first().map(|(due, _)| *due),
             self.lost_workers.first().map(|(due, _)| *due),
             self.containers.next_due(),
+            self.leaving_until,
             self.cluster_changed
                 .then_some(self.cluster_published + show::CLUSTER_INTERVAL),
         ];
@@ -156,6 +160,7 @@ impl Engine {
         self.expire_waiting_jobs(now);
         self.forget_lost_workers(now);
         self.judge_overdue_failures(now);
+        self.lapse_leaving(now);
         self.show_due();
     }
 

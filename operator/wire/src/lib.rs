@@ -29,6 +29,10 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Versions of the worker plane that this crate understands: one version of skew is tolerated on both ends.
 pub const SUPPORTED_PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 
+/// Milliseconds for which the operator's word that workers shall leave holds. An operator that wants it to hold longer
+/// says it again; one that has gone leaves no worker idle for ever.
+pub const LEAVING_LIFE_MS: u64 = 60_000;
+
 /// Name of the metadata entry that carries the bearer token.
 pub const AUTHORIZATION: &str = "authorization";
 

@@ -8,6 +8,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use prover_crds::names;
+use prover_wire::LEAVING_LIFE_MS;
 use prover_wire::operator_plane::ClusterState;
 use serde_json::json;
 
@@ -17,6 +18,9 @@ use super::plane::{Plane, PlaneError};
 use crate::api::{ApiError, call};
 use crate::retry::Retry;
 use crate::{ClusterKey, Context};
+
+/// After this time the coordinator is told again who shall leave; a third of the time for which its word holds.
+const LEAVING_RENEWAL_MS: u64 = LEAVING_LIFE_MS / 3;
 
 /// Replicas could not be brought to what was decided.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +62,8 @@ pub(super) async fn execute(
     (plane, state): (&Plane, Option<&ClusterState>),
 ) -> Result<(), ScaleError> {
     // Before anything goes: whoever shall go must take nothing new, and whoever stays must work.
-    if let Some(pods) = state.and_then(|state| leaving_to_tell(decision, state)) {
+    let renew = plane.leaving_told_ago_ms() >= LEAVING_RENEWAL_MS;
+    if let Some(pods) = state.and_then(|state| leaving_to_tell(decision, state, renew)) {
         tracing::info!(
             namespace = key.namespace,
             name = key.name,
@@ -88,8 +93,9 @@ pub(super) async fn execute(
     Ok(())
 }
 
-/// The workers that shall leave, where that is not what the coordinator has. Workers that it does not know are left out.
-fn leaving_to_tell(decision: &ClusterDecision, state: &ClusterState) -> Option<Vec<String>> {
+/// The workers that shall leave, where that is not what the coordinator has or it is time to say it again. Workers that
+/// the coordinator does not know are left out.
+fn leaving_to_tell(decision: &ClusterDecision, state: &ClusterState, renew: bool) -> Option<Vec<String>> {
     let known = |leaving: bool| {
         state
             .workers
@@ -99,7 +105,8 @@ fn leaving_to_tell(decision: &ClusterDecision, state: &ClusterState) -> Option<V
     let has: BTreeSet<&str> = known(true).map(|worker| worker.pod.as_str()).collect();
     let pods = known(false).map(|worker| worker.pod.as_str());
     let wanted: BTreeSet<&str> = pods.filter(|pod| decision.leaving.contains(*pod)).collect();
-    (wanted != has).then(|| wanted.into_iter().map(str::to_owned).collect())
+    let again = renew && !wanted.is_empty();
+    (wanted != has || again).then(|| wanted.into_iter().map(str::to_owned).collect())
 }
 
 fn deployment<'a>(facts: &'a ClusterFacts, name: &str) -> Option<&'a DeploymentFacts> {
@@ -167,5 +174,43 @@ async fn scale(context: &Context, key: &ClusterKey, name: &str, to: u32, why: &s
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prover_wire::operator_plane::WorkerState;
+
+    use super::*;
+
+    fn mk_state(leaving: &[bool]) -> ClusterState {
+        let worker = |(index, leaving): (usize, &bool)| WorkerState {
+            pod: format!("pod-{index}"),
+            leaving: *leaving,
+            ..WorkerState::default()
+        };
+        ClusterState {
+            workers: leaving.iter().enumerate().map(worker).collect(),
+            ..ClusterState::default()
+        }
+    }
+
+    #[test]
+    fn who_shall_leave_is_told_when_it_changes_and_again_before_it_lapses() {
+        let decision = ClusterDecision {
+            leaving: ["pod-0".to_owned(), "pod-unknown".to_owned()].into(),
+            ..ClusterDecision::default()
+        };
+        let told = |leaving: &[bool], renew| leaving_to_tell(&decision, &mk_state(leaving), renew);
+        let pods = Some(vec!["pod-0".to_owned()]);
+        assert_eq!(told(&[false, false], false), pods);
+        assert_eq!(told(&[true, false], false), None);
+        assert_eq!(told(&[true, false], true), pods);
+        let nobody = ClusterDecision::default();
+        assert_eq!(leaving_to_tell(&nobody, &mk_state(&[false]), true), None);
+        assert_eq!(
+            leaving_to_tell(&nobody, &mk_state(&[true]), true),
+            Some(Vec::new())
+        );
     }
 }

@@ -157,6 +157,7 @@ struct Heard {
     state: Option<Arc<ClusterState>>,
     at_ms: u64,
     status_told_ms: u64,
+    leaving_told_ms: u64,
     client: Option<OperatorPlaneClient<Channel>>,
 }
 
@@ -307,7 +308,20 @@ impl Plane {
         let request = self.signed(SetLeavingRequest { pods }).await?;
         let answer = tokio::time::timeout(LEAVING_LIMIT, client.set_leaving(request)).await;
         answer.map_err(|_| PlaneError::Silent)??;
+        let now_ms = self.context.clock.now_milliseconds();
+        self.heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .leaving_told_ms = now_ms;
         Ok(())
+    }
+
+    /// How long ago the coordinator was told who shall leave, in milliseconds; very long where it never was.
+    #[must_use]
+    pub fn leaving_told_ago_ms(&self) -> u64 {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now_ms = self.context.clock.now_milliseconds();
+        now_ms.saturating_sub(heard.leaving_told_ms)
     }
 
     async fn signed<T>(&self, message: T) -> Result<tonic::Request<T>, PlaneError> {
@@ -351,3 +365,6 @@ impl Plane {
         Ok(value)
     }
 }
+
+#[cfg(test)]
+mod tests;

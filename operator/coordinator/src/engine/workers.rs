@@ -8,6 +8,7 @@ use prover_core::{
     Timestamp, WorkerId, WorkerSpec,
 };
 use prover_crds::names::{CONTROL_SLOT, backend_container};
+use prover_wire::LEAVING_LIFE_MS;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::mpsc::error::TrySendError;
@@ -246,7 +247,19 @@ impl Engine {
     }
 
     /// Replaces the pods that shall leave and answers those that no worker is known of.
+    /// An operator that does not say again who shall leave is away, and nobody would take the marks back.
+    pub(super) fn lapse_leaving(&mut self, now: Timestamp) {
+        if self.leaving_until.is_some_and(|until| until <= now) {
+            tracing::warn!(
+                workers = self.leaving.len(),
+                "the operator did not say again who shall leave: all work again"
+            );
+            self.set_leaving(BTreeSet::new());
+        }
+    }
+
     pub(super) fn set_leaving(&mut self, pods: BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+        self.leaving_until = (!pods.is_empty()).then(|| self.now() + Milliseconds(LEAVING_LIFE_MS));
         let before = std::mem::replace(&mut self.leaving, pods);
         let mut known = BTreeSet::new();
         let mut changed = Vec::new();
