@@ -23,6 +23,9 @@ pub const FAILED: &str = "Failed";
 pub const CANCELLED: &str = "Cancelled";
 /// Of a job that is being deleted: what it left in the store is deleted, so its object may go.
 pub const ARTIFACTS_COLLECTED: &str = "ArtifactsCollected";
+/// The proof and the public values of an ended job are deleted, since their retention is over; what the status tells of
+/// them stays as a record.
+pub const PROOF_DELETED: &str = "ProofDeleted";
 
 // ---- types of a ProverCluster ----
 

@@ -64,6 +64,8 @@ reasons! {
     ATTEMPTS_LOST = "AttemptsLost";
     /// What the job left in the store is deleted, but for what its user keeps.
     ARTIFACTS_COLLECTED = "ArtifactsCollected";
+    /// `proofRetentionSeconds` of the ProverCluster have passed since the end of the job.
+    RETENTION_OVER = "RetentionOver";
 
     // ---- ProofJob: how it ended ----
 

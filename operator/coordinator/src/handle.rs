@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prover_artifacts::ArtifactStore;
 use prover_core::{JobId, JobPolicy, TenantPolicy};
@@ -50,7 +50,7 @@ pub struct CoordinatorHandle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterView>>,
     pub(crate) store: Arc<dyn ArtifactStore>,
-    pub(crate) admission: AdmissionLimits,
+    pub(crate) admission: RwLock<AdmissionLimits>,
     pub(crate) role: watch::Receiver<Role>,
     pub(crate) leader: watch::Sender<Option<String>>,
     pub(crate) control: mpsc::Sender<Control>,
@@ -71,7 +71,12 @@ impl CoordinatorHandle {
     /// # Errors
     /// The job can't be taken; the message is for the user.
     pub async fn submit(&self, job: ProofJob, access: SourceAccess) -> Result<JobHandle, AdmissionError> {
-        let request = admission::prepare(job, &access, self.store.as_ref(), &self.admission).await?;
+        let limits = self
+            .admission
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let request = admission::prepare(job, &access, self.store.as_ref(), &limits).await?;
         let uid = request.uid.clone();
         let (reply, answer) = oneshot::channel();
         let command = Command::Submit {
@@ -152,6 +157,13 @@ impl CoordinatorHandle {
             .send(Command::SetTenantPolicy { tenant, policy })
             .await
             .map_err(|_| CoordinatorError::Stopped)
+    }
+
+    /// Bounds programs, and inputs and assumptions, of jobs that are submitted from now on, in bytes.
+    pub fn set_source_limits(&self, program_bytes: u64, input_bytes: u64) {
+        let mut limits = self.admission.write().unwrap_or_else(PoisonError::into_inner);
+        limits.program_bytes = program_bytes;
+        limits.input_bytes = input_bytes;
     }
 
     /// Tells that a worker's process or pod is gone for certain: its attempts run elsewhere at once.

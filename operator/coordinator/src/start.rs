@@ -1,7 +1,7 @@
 //! Starting a coordinator: the store is probed, the actor, the listener and the background work begin.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use prover_artifacts::{ArtifactStore, Prefix};
@@ -139,7 +139,7 @@ pub async fn start(
         commands,
         cluster,
         store,
-        admission,
+        admission: RwLock::new(admission),
         role,
         leader,
         control,

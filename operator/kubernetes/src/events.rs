@@ -54,6 +54,11 @@ pub(crate) fn restarted() -> Note {
     )
 }
 
+/// The note about results whose retention is over.
+pub(crate) fn retention_over(text: String) -> Note {
+    note(false, reasons::RETENTION_OVER, "DeleteProof", text)
+}
+
 /// The note about a priority that is higher than the job's namespace may use.
 pub(crate) fn priority_too_high(text: String) -> Note {
     note(true, reasons::PRIORITY_TOO_HIGH, "ChangePolicy", text)

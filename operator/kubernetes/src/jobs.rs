@@ -8,6 +8,7 @@ mod admit;
 mod collecting;
 mod entry;
 pub(crate) mod judge;
+mod retained;
 mod sightings;
 mod slots;
 mod views;
@@ -56,6 +57,8 @@ pub(crate) struct Parts {
     /// Put before a key it makes the URI of an artifact.
     pub(crate) store_uri: String,
     pub(crate) sources: Arc<dyn ClusterSources>,
+    /// Bytes of the largest program, and of the largest input, where the ProverCluster does not say.
+    pub(crate) source_bytes: (u64, u64),
     pub(crate) rules: RulesWatch,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
@@ -69,6 +72,8 @@ pub(crate) struct Jobs {
     jobs: BTreeMap<JobName, Job>,
     /// Ended jobs whose objects are still there: an old sight of them must not begin them again.
     done: BTreeSet<JobName>,
+    /// Ended jobs whose results lie in the store.
+    retained: retained::Retained,
     writer: StatusWriter,
     /// Accepted jobs that wait for an admission, the most urgent first.
     backlog: BTreeSet<entry::Turn>,
@@ -113,6 +118,7 @@ impl Jobs {
             rules: Arc::default(),
             jobs: BTreeMap::new(),
             done: BTreeSet::new(),
+            retained: retained::Retained::default(),
             writer: StatusWriter::new(parts.client.clone(), parts.metrics.clone()),
             backlog: BTreeSet::new(),
             admissions: FuturesUnordered::new(),
@@ -202,13 +208,18 @@ impl Jobs {
 
     fn wake_at(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        let due = [timer, self.writer.wake_at()].into_iter().flatten().min()?;
+        let retention = self.retained.due(self.retention());
+        let due = [timer, retention, self.writer.wake_at()]
+            .into_iter()
+            .flatten()
+            .min()?;
         let wait = due.0.saturating_sub(self.now().0);
         Some(Instant::now() + Duration::from_millis(wait.max(1)))
     }
 
     async fn run_timers(&mut self) {
         let now = self.now();
+        self.end_retentions(now);
         while let Some((at, name)) = self.timers.first().cloned() {
             if at > now {
                 return;
@@ -250,7 +261,7 @@ impl Jobs {
             Stage::Collecting { .. } => {
                 self.sweep_queue.insert(name.clone());
             }
-            Stage::Admitting | Stage::Ended | Stage::Collected => {}
+            Stage::Admitting | Stage::Ended | Stage::Collected(_) => {}
         }
     }
 
@@ -260,6 +271,7 @@ impl Jobs {
         };
         self.rules = rules;
         self.room = true;
+        self.bound_sources();
         self.tell_tenants().await;
         self.watch_namespaces();
         self.show_synced();
@@ -272,6 +284,15 @@ impl Jobs {
         for name in undecided {
             self.judge_again(&name);
         }
+    }
+
+    /// Tells the coordinator how large sources may be.
+    fn bound_sources(&self) {
+        let (program, input) = self.parts.source_bytes;
+        let cluster = self.rules.cluster.as_ref();
+        let largest = cluster.and_then(|cluster| cluster.limits.max_source_size.as_ref()?.units());
+        let (program, input) = largest.map_or((program, input), |largest| (program.min(largest), largest));
+        self.parts.coordinator.set_source_limits(program, input);
     }
 
     /// Watches the allowed namespaces, and others for as long as jobs of them have not ended.

@@ -181,8 +181,9 @@ pub async fn run(
         observing.stop().await;
         return Ok(());
     };
-    let mut config = coordinator_config(&settings, &client, &directory, &clock, &registry, &stop)?;
-    if !first_rules(&mut rules, &mut config, &observation, &stop).await {
+    let config = coordinator_config(&settings, &client, &directory, &clock, &registry, &stop)?;
+    let source_bytes = (config.program_bytes, config.input_bytes);
+    if !first_rules(&mut rules, &observation, &stop).await {
         observing.stop().await;
         return Ok(());
     }
@@ -224,6 +225,7 @@ pub async fn run(
         client,
         store,
         store_uri,
+        source_bytes,
         rules,
         clock,
         metrics,
@@ -300,28 +302,14 @@ async fn open_store(
     }
 }
 
-/// Waits for the ProverCluster, whose bound on sources holds from the start; false where it was stopped first.
-async fn first_rules(
-    rules: &mut RulesWatch,
-    config: &mut CoordinatorConfig,
-    observation: &Observation,
-    stop: &CancellationToken,
-) -> bool {
+/// Waits for the ProverCluster; false where it was stopped first.
+async fn first_rules(rules: &mut RulesWatch, observation: &Observation, stop: &CancellationToken) -> bool {
     observation.set_not_ready("the ProverCluster can't be read from the API server yet");
-    let known = loop {
-        if let Some(known) = rules.latest() {
-            break known;
-        }
+    while rules.latest().is_none() {
         tokio::select! {
             () = stop.cancelled() => return false,
             () = rules.changed() => {}
         }
-    };
-    let cluster = known.cluster.as_ref();
-    let largest = cluster.and_then(|cluster| cluster.limits.max_source_size.as_ref()?.units());
-    if let Some(largest) = largest {
-        config.program_bytes = config.program_bytes.min(largest);
-        config.input_bytes = largest;
     }
     true
 }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::Api;
-use prover_coordinator::Milliseconds;
+use prover_coordinator::{Milliseconds, Timestamp};
 use prover_crds::conditions::{self, Conditions};
 use prover_crds::{JobDefaults, ProofJob, ProofJobStatus, reasons};
 
-use super::entry::{Job, Stage};
+use super::entry::{Job, Stage, SweepReason};
 use super::sightings::own_part;
 use super::{Jobs, PARALLEL_SWEEPS};
 use crate::collect::{job_prefix, kept, sweep};
-use crate::status;
 use crate::writer::JobName;
+use crate::{events, status};
 
 /// Between two tries to collect the artifacts of a job.
 const RETRY: Milliseconds = Milliseconds(5_000);
@@ -37,10 +37,41 @@ struct Collected {
 impl Jobs {
     /// The object of a job that had ended before is being deleted.
     pub(super) fn collect_done(&mut self, name: &JobName, object: &ProofJob) {
+        self.collect(name, object, SweepReason::Deleted);
+    }
+
+    /// Begins to delete what the retention of is over, for jobs that have ended.
+    pub(super) fn end_retentions(&mut self, now: Timestamp) {
+        while let Some(name) = self.retained.take_due(self.retention(), now) {
+            if !self.done.contains(&name) {
+                continue;
+            }
+            let object = ProofJob {
+                metadata: kube::core::ObjectMeta {
+                    namespace: Some(name.namespace.to_string()),
+                    name: Some(name.name.to_string()),
+                    uid: Some(name.uid.to_string()),
+                    ..kube::core::ObjectMeta::default()
+                },
+                ..ProofJob::new("", prover_crds::ProofJobSpec::default())
+            };
+            self.collect(&name, &object, SweepReason::RetentionOver);
+        }
+    }
+
+    /// How long proofs stay after the end of their jobs; none: for ever.
+    pub(super) fn retention(&self) -> Option<Milliseconds> {
+        let seconds = self.rules.cluster.as_ref()?.defaults.proof_retention_seconds?;
+        let seconds = u64::try_from(seconds).ok()?;
+        Some(Milliseconds(seconds.saturating_mul(1_000)))
+    }
+
+    fn collect(&mut self, name: &JobName, object: &ProofJob, reason: SweepReason) {
         self.done.remove(name);
+        self.retained.remove(name);
         let now = self.now();
         let mut job = Job::new(object, &JobDefaults::default(), now);
-        job.stage = Stage::Collecting { keep: None };
+        job.stage = Stage::Collecting { keep: None, reason };
         self.jobs.insert(name.clone(), job);
         self.sweep_queue.insert(name.clone());
     }
@@ -51,13 +82,13 @@ impl Jobs {
                 return;
             };
             let Some(Job {
-                stage: Stage::Collecting { keep },
+                stage: Stage::Collecting { keep, reason },
                 ..
             }) = self.jobs.get(&name)
             else {
                 continue;
             };
-            let (keep, client) = (keep.clone(), self.parts.client.clone());
+            let (keep, reason, client) = (keep.clone(), *reason, self.parts.client.clone());
             let (store, uri) = (Arc::clone(&self.parts.store), self.parts.store_uri.clone());
             self.sweeps.push(Box::pin(async move {
                 let collect = async {
@@ -72,7 +103,11 @@ impl Jobs {
                                     status: None,
                                 });
                             };
-                            (kept(&status, &uri), Some(status))
+                            let keep = match reason {
+                                SweepReason::Deleted => kept(&status, &uri),
+                                SweepReason::RetentionOver => Vec::new(),
+                            };
+                            (keep, Some(status))
                         }
                     };
                     let prefix = job_prefix("", &name.uid).map_err(|error| error.to_string())?;
@@ -112,7 +147,10 @@ impl Jobs {
             self.remove(&name);
             return;
         }
-        job.stage = Stage::Collected;
+        let Stage::Collecting { reason, .. } = job.stage else {
+            return;
+        };
+        job.stage = Stage::Collected(reason);
         let generation = job.generation;
         if let Some(status) = &collected.status {
             self.writer.known(&name, own_part(Some(status)));
@@ -122,12 +160,31 @@ impl Jobs {
             return;
         };
         let mut status = (*latest).clone();
-        Conditions::new(&mut status.conditions, generation, status::time(now)).set(
-            conditions::ARTIFACTS_COLLECTED,
-            true,
-            reasons::ARTIFACTS_COLLECTED,
-            "what the job left in the artifact store is deleted, but for its proof and its public values",
-        );
+        let generation = generation.or(status.observed_generation);
+        let mut own = Conditions::new(&mut status.conditions, generation, status::time(now));
+        match reason {
+            SweepReason::Deleted => {
+                own.set(
+                    conditions::ARTIFACTS_COLLECTED,
+                    true,
+                    reasons::ARTIFACTS_COLLECTED,
+                    "what the job left in the artifact store is deleted, but for its proof and its public values",
+                );
+            }
+            SweepReason::RetentionOver => {
+                let seconds = self.rules.cluster.as_ref().and_then(|cluster| {
+                    let defaults = &cluster.defaults;
+                    defaults.proof_retention_seconds
+                });
+                let message = format!(
+                    "proof and public values were deleted, {} s after the job's end, as proofRetentionSeconds of the \
+                     ProverCluster says",
+                    seconds.unwrap_or_default()
+                );
+                own.set(conditions::PROOF_DELETED, true, reasons::RETENTION_OVER, &message);
+                self.parts.teller.tell(&name, events::retention_over(message));
+            }
+        }
         self.writer.want(&name, status, now);
     }
 }

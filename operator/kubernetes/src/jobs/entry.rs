@@ -29,9 +29,21 @@ pub(super) enum Stage {
     Ended,
     /// Its object is being deleted, or gone: its artifacts are collected. `keep` are the keys that its user keeps;
     /// none: they must be read from its status first.
-    Collecting { keep: Option<Vec<String>> },
+    Collecting {
+        keep: Option<Vec<String>>,
+        reason: SweepReason,
+    },
     /// Its artifacts are collected, which is being written.
-    Collected,
+    Collected(SweepReason),
+}
+
+/// Why artifacts of a job are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SweepReason {
+    /// Its object is being deleted, or gone: all but what its user keeps goes.
+    Deleted,
+    /// It ended long ago: what its user kept goes too.
+    RetentionOver,
 }
 
 /// The task that tells of a job's views; it ends with this.

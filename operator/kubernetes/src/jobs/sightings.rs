@@ -16,7 +16,7 @@ use crate::status::{self, Ending, Situation, Surroundings};
 use crate::writer::JobName;
 
 /// Conditions that the coordinator writes; others belong to others.
-const OWN_CONDITIONS: [&str; 8] = [
+const OWN_CONDITIONS: [&str; 9] = [
     conditions::ACCEPTED,
     conditions::RUNNING,
     conditions::SUSPENDED,
@@ -25,6 +25,7 @@ const OWN_CONDITIONS: [&str; 8] = [
     conditions::FAILED,
     conditions::CANCELLED,
     conditions::ARTIFACTS_COLLECTED,
+    conditions::PROOF_DELETED,
 ];
 
 /// A status without what others wrote into it: applying it would take that over.
@@ -83,6 +84,9 @@ impl Jobs {
             self.seen_again(&name, &object).await;
         } else if self.done.contains(&name) || has_ended(&object) {
             self.done.insert(name.clone());
+            if let Some(status) = &object.status {
+                self.retained.note(&name, status);
+            }
             let conditions = object.status.as_ref().map(|status| status.conditions.as_slice());
             let collected =
                 conditions.is_some_and(|list| conditions::is_true(list, conditions::ARTIFACTS_COLLECTED));
@@ -169,7 +173,7 @@ impl Jobs {
             }
             // Its admission looks at all of it when it ends.
             Stage::Admitting => self.show(name),
-            Stage::Ended | Stage::Collecting { .. } | Stage::Collected => {
+            Stage::Ended | Stage::Collecting { .. } | Stage::Collected(_) => {
                 if deleting && self.writer.is_settled(name) {
                     self.end_written(name).await;
                 }
@@ -210,6 +214,7 @@ impl Jobs {
     /// The object is gone: nothing is written to it any more, and what the job left is collected.
     pub(super) async fn gone(&mut self, name: &JobName) {
         self.done.remove(name);
+        self.retained.remove(name);
         self.writer.forget(name);
         let Some(job) = self.jobs.get_mut(name) else {
             return;
@@ -217,7 +222,7 @@ impl Jobs {
         job.gone = true;
         match &job.stage {
             Stage::Unknown | Stage::Refused | Stage::Backlog | Stage::Retrying { .. } => self.remove(name),
-            Stage::Ended | Stage::Collected => self.remove(name),
+            Stage::Ended | Stage::Collected(_) => self.remove(name),
             Stage::Admitting | Stage::Collecting { .. } => {}
             Stage::Taken { handle, .. } => {
                 let handle = handle.clone();

@@ -3,7 +3,7 @@
 use prover_coordinator::{Milliseconds, Phase};
 
 use super::Jobs;
-use super::entry::Stage;
+use super::entry::{Stage, SweepReason};
 use crate::collect::kept;
 use crate::status::Situation;
 use crate::write_plan::interval;
@@ -70,7 +70,16 @@ impl Jobs {
                 let _ = handle.clone().forget().await;
             }
             Stage::Ended => {}
-            Stage::Collected if self.writer.is_settled(name) => {
+            Stage::Collected(SweepReason::RetentionOver) if collect && self.writer.is_settled(name) => {
+                // It was deleted meanwhile: there is nothing left, but that must be told.
+                job.stage = Stage::Collecting {
+                    keep: Some(Vec::new()),
+                    reason: SweepReason::Deleted,
+                };
+                self.sweep_queue.insert(name.clone());
+                return;
+            }
+            Stage::Collected(_) if self.writer.is_settled(name) => {
                 self.done.insert(name.clone());
                 self.remove(name);
                 return;
@@ -89,10 +98,16 @@ impl Jobs {
                     .map(|status| kept(&status, &self.parts.store_uri))
                     .unwrap_or_default(),
             };
-            job.stage = Stage::Collecting { keep: Some(keep) };
+            job.stage = Stage::Collecting {
+                keep: Some(keep),
+                reason: SweepReason::Deleted,
+            };
             self.sweep_queue.insert(name.clone());
         } else {
             self.done.insert(name.clone());
+            if let Some(status) = self.writer.latest(name) {
+                self.retained.note(name, &status);
+            }
             self.remove(name);
         }
     }

@@ -12,7 +12,9 @@ use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use prover_artifacts::{ArtifactStore, Prefix};
 use prover_coordinator::Secret;
-use prover_crds::{ProofJob, ProverCluster, conditions, names, proof_job_crd, prover_cluster_crd};
+use prover_crds::{
+    Phase, ProofJob, ProverCluster, conditions, names, proof_job_crd, prover_cluster_crd, reasons,
+};
 use prover_kubernetes::{Access, Addresses, Settings};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -202,6 +204,36 @@ impl Fixture {
             job.status.as_ref().and_then(|status| status.phase) == Some(phase)
         })
         .await
+    }
+
+    /// Submits jobs until one fails since its program of three bytes is too large: changes arrive by a watch.
+    pub(crate) async fn until_failed_for_size(&self, name: &str) {
+        self.until_sized(name, true).await;
+    }
+
+    /// Submits jobs until one with a program of three bytes is taken.
+    pub(crate) async fn until_accepted_in_size(&self, name: &str) {
+        self.until_sized(name, false).await;
+    }
+
+    async fn until_sized(&self, name: &str, too_large: bool) {
+        let begin = std::time::Instant::now();
+        for number in 0.. {
+            let name = format!("{name}-{number}");
+            self.submit(&name, json!({})).await;
+            let decided = |job: &ProofJob| {
+                let phase = job.status.as_ref().and_then(|status| status.phase);
+                matches!(phase, Some(Phase::Failed | Phase::Running))
+            };
+            let job = self.until(&name, "a decision about its size", decided).await;
+            let reason = job.status.and_then(|status| status.reason);
+            let refused = reason.as_deref() == Some(reasons::SOURCE_TOO_LARGE);
+            self.patch(&name, json!({ "spec": { "cancel": true } })).await;
+            if refused == too_large {
+                return;
+            }
+            assert!(begin.elapsed() < SOON, "the bound did not change");
+        }
     }
 
     /// Waits until these reasons are among the events of a job.

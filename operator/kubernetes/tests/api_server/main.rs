@@ -533,3 +533,17 @@ async fn many_jobs_at_the_start_of_a_coordinator_are_all_proved() {
     }
     coordinator.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_bound_on_sources_holds_for_the_next_job() {
+    let fixture = Fixture::new().await;
+    let coordinator = fixture.coordinator().await;
+    let worker = fixture.worker(&coordinator).await;
+    worker.permit(Permission::Start);
+    let limit = |size: &str| json!({ "spec": { "limits": { "maxSourceSize": size } } });
+    fixture.patch_cluster(limit("2")).await;
+    fixture.until_failed_for_size("large").await;
+    fixture.patch_cluster(limit("3")).await;
+    fixture.until_accepted_in_size("fits").await;
+    coordinator.end().await;
+}
