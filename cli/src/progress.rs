@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use prover_coordinator::{JobView, Phase};
+use prover_coordinator::{Feasible, Forecast, JobView, Phase};
 
 use crate::console;
 
@@ -34,6 +34,7 @@ impl Progress {
                 last: String::new(),
                 last_at: None,
                 started: Instant::now(),
+                forecast: None,
             })
         }
     }
@@ -125,6 +126,8 @@ pub(crate) struct Lines {
     last: String,
     last_at: Option<Instant>,
     started: Instant,
+    /// Reason of the last forecast that was shown.
+    forecast: Option<&'static str>,
 }
 
 impl Lines {
@@ -134,6 +137,12 @@ impl Lines {
         } else {
             stages_line(view)
         };
+        if let Some(forecast) = &view.forecast
+            && self.forecast != Some(forecast.reason)
+        {
+            self.forecast = Some(forecast.reason);
+            return Some(forecast_line(forecast));
+        }
         let too_early = self
             .last_at
             .is_some_and(|at| now.duration_since(at) < LINE_INTERVAL);
@@ -147,6 +156,16 @@ impl Lines {
             now.duration_since(self.started).as_secs_f64()
         ))
     }
+}
+
+/// Whether the deadline can be met: shown whenever the reason changes.
+fn forecast_line(forecast: &Forecast) -> String {
+    let feasible = match forecast.feasible {
+        Feasible::Yes => "feasible",
+        Feasible::No => "not feasible",
+        Feasible::Unknown => "not known to be feasible",
+    };
+    format!("deadline {feasible} ({}): {}", forecast.reason, forecast.message)
 }
 
 fn waiting_line(view: &JobView) -> String {

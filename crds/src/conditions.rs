@@ -13,6 +13,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const RUNNING: &str = "Running";
 /// The job is suspended.
 pub const SUSPENDED: &str = "Suspended";
+/// The job can be done before its deadline; the message shows the arithmetic. Absent for jobs without a deadline.
+pub const DEADLINE_FEASIBLE: &str = "DeadlineFeasible";
 /// The job has ended; the reason is `Succeeded`, `Failed` or `Cancelled`.
 pub const FINISHED: &str = "Finished";
 /// The job has ended with what was asked for.

@@ -44,7 +44,7 @@ reasons! {
     WAITING_FOR_CAPACITY = "WaitingForCapacity";
     /// No worker has the host memory for its planner now.
     WAITING_FOR_HOST_MEMORY = "WaitingForHostMemory";
-    /// The namespace or the ProverCluster runs as many jobs as it may.
+    /// The namespace or the ProverCluster runs as many jobs as it may, or the namespace uses as many devices.
     WAITING_FOR_QUOTA = "WaitingForQuota";
 
     // ---- ProofJob: while it lives ----
@@ -55,6 +55,23 @@ reasons! {
     SUSPENDED = "Suspended";
     /// `spec.suspend` is false again.
     RESUMED = "Resumed";
+
+    // ---- ProofJob: DeadlineFeasible ----
+
+    /// The deadline holds even if everything that other jobs have in the queue goes first.
+    ENOUGH_TIME = "EnoughTime";
+    /// The work that is left takes too long on all devices that there are.
+    TOO_FEW_DEVICES = "TooFewDevices";
+    /// Tasks that must follow each other take too long, on however many devices.
+    CHAIN_TOO_LONG = "ChainTooLong";
+    /// It depends on how the devices are shared with other jobs.
+    DEPENDS_ON_OTHER_JOBS = "DependsOnOtherJobs";
+    /// No task of some type was measured yet.
+    NOTHING_MEASURED = "NothingMeasured";
+    /// Not all tasks are known before the program has been executed.
+    PLAN_NOT_KNOWN = "PlanNotKnown";
+    /// No device takes the tasks now.
+    NO_DEVICES = "NoDevices";
 
     /// The coordinator was restarted: the job begins again.
     COORDINATOR_RESTARTED = "CoordinatorRestarted";

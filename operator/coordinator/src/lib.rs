@@ -39,7 +39,9 @@ pub use error::{AdmissionError, CoordinatorError, Retry};
 pub use handle::{CoordinatorHandle, JobHandle, SourceAccess, WorkerControl};
 pub use identity::{Identity, WORKER_ID_SEPARATOR};
 pub use program::ProgramError;
-pub use prover_core::{Binding, JobPolicy, Limits, Milliseconds, TaskId, TenantPolicy, Timestamp};
+pub use prover_core::{
+    Binding, Feasible, Forecast, JobPolicy, Limits, Milliseconds, TaskId, TenantPolicy, Timestamp,
+};
 pub use role::{Role, TakeOverError};
 pub use sources::{
     ClusterSources, FetchedContent, FetchedSource, RemoteError, RemoteProblem, SourceError, SourceRequest,

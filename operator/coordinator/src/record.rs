@@ -12,6 +12,7 @@ use prover_core::{
     DeviceClass, FailureClass, JobId, JobPhase, Milliseconds, State, TaskId, TaskState as CoreTaskState,
     Timestamp, WaitReason,
 };
+use prover_crds::reasons;
 use tokio::sync::watch;
 
 use crate::admission::{JobRequest, PUBLIC_VALUES};
@@ -95,6 +96,8 @@ pub(crate) fn early_view(
         active: Duration::ZERO,
         device_time_by_group: BTreeMap::new(),
         replans: 0,
+        speculative_attempts: 0,
+        forecast: None,
     }
 }
 
@@ -240,6 +243,11 @@ impl JobRecord {
             duration(told.finished_at.unwrap_or(now) - start)
         });
         let succeeded = words.phase == Phase::Succeeded;
+        let (mut reason, mut message) = (words.reason, self.message(told.phase, words.message));
+        if let Some(bound) = told.at_device_bound.filter(|_| words.phase == Phase::Running) {
+            reason = reasons::WAITING_FOR_QUOTA.into();
+            message = format!("its namespace uses the {bound} devices that it may use at once").into();
+        }
         let cycles = self
             .execution
             .as_ref()
@@ -252,8 +260,8 @@ impl JobRecord {
             id: Some(self.job),
             phase: words.phase,
             bad_input: words.bad_input,
-            message: self.message(told.phase, words.message),
-            reason: words.reason,
+            message,
+            reason,
             stages: self.stages(state, succeeded),
             tasks: self.views.clone(),
             execution: self.execution.clone(),
@@ -277,6 +285,8 @@ impl JobRecord {
             active: duration(told.active),
             device_time_by_group: self.group_times.clone(),
             replans: told.replans,
+            speculative_attempts: told.speculative_attempts,
+            forecast: state.forecast(self.job, None),
             ..early_view(&self.request, told.submitted_at, words.phase, "", "")
         })
     }

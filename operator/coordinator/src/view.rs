@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prover_core::{BackendVersion, Binding, JobId, TaskId, Timestamp};
+use prover_core::{BackendVersion, Binding, Forecast, JobId, TaskId, Timestamp};
 
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +105,10 @@ pub struct JobView {
     pub device_time_by_group: BTreeMap<Arc<str>, Duration>,
     /// Times that it was planned again with a smaller segment.
     pub replans: u32,
+    /// Attempts that were started beside others which took too long: the only work that is done twice on purpose.
+    pub speculative_attempts: u32,
+    /// Whether it meets its deadline, with the arithmetic; none where it has none or has ended.
+    pub forecast: Option<Forecast>,
 }
 
 /// One stage of a job.

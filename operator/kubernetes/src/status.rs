@@ -8,9 +8,9 @@ mod usage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use prover_coordinator::{Binding, JobView, Phase as ViewPhase, TaskState, Timestamp};
-use prover_crds::conditions::{self, Conditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use prover_coordinator::{Binding, Feasible, Forecast, JobView, Phase as ViewPhase, TaskState, Timestamp};
+use prover_crds::conditions::{self, Conditions, Holds};
 use prover_crds::{
     AttemptCounts, Execution, JobFailure, Phase, Progress, ProofJobStatus, ProofResult, StageProgress,
     StoredArtifact, reasons,
@@ -182,6 +182,8 @@ fn set_alive(
             reasons::SUSPENDED,
             "nothing of it runs, finished tasks are kept; set spec.suspend to false to go on",
         ),
+        // It runs, and waits for devices all the same.
+        Phase::Running if reason == reasons::WAITING_FOR_QUOTA => (reason, message),
         Phase::Running => (reasons::STARTED, ""),
         _ => (reason, message),
     };
@@ -253,6 +255,7 @@ fn taken(status: &mut ProofJobStatus, surroundings: &Surroundings<'_>, now: &Tim
             _ => (&*view.reason, &*view.message),
         };
         set_alive(status, surroundings, now, phase, words.0, words.1);
+        set_feasible(status, surroundings, now, view.forecast.as_ref());
         return;
     }
     let ended = view.finished_at.map_or_else(|| now.clone(), time);
@@ -275,6 +278,31 @@ fn taken(status: &mut ProofJobStatus, surroundings: &Surroundings<'_>, now: &Tim
             .as_ref()
             .map(|binding| stored(binding, surroundings.store));
     }
+}
+
+/// Whether the deadline can be met. A job whose deadline was taken away has no such condition any more; one that has
+/// ended keeps what was said last.
+fn set_feasible(
+    status: &mut ProofJobStatus,
+    surroundings: &Surroundings<'_>,
+    now: &Time,
+    forecast: Option<&Forecast>,
+) {
+    let Some(forecast) = forecast else {
+        let other = |condition: &Condition| condition.type_ != conditions::DEADLINE_FEASIBLE;
+        return status.conditions.retain(other);
+    };
+    let holds = match forecast.feasible {
+        Feasible::Yes => Holds::True,
+        Feasible::No => Holds::False,
+        Feasible::Unknown => Holds::Unknown,
+    };
+    conditions_of(status, surroundings, now).set(
+        conditions::DEADLINE_FEASIBLE,
+        holds,
+        forecast.reason,
+        &forecast.message,
+    );
 }
 
 /// A moment in the words of Kubernetes, which knows whole seconds.

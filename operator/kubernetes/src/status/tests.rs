@@ -48,6 +48,8 @@ fn mk_view(phase: ViewPhase) -> JobView {
         active: Duration::from_secs(15),
         device_time_by_group: [("gpu".into(), Duration::from_secs(3_600))].into(),
         replans: 0,
+        speculative_attempts: 0,
+        forecast: None,
     }
 }
 
@@ -332,6 +334,57 @@ fn times_of_the_past_are_kept() {
     assert_eq!(condition(&second, conditions::RUNNING), at(200));
     let third = made(&running, false, &second, 300);
     assert_eq!(third, second, "nothing changes by looking again");
+}
+
+#[test]
+fn whether_the_deadline_is_feasible_is_a_condition_with_the_arithmetic() {
+    let forecast = |feasible, reason| Forecast {
+        feasible,
+        reason,
+        message: "84 known tasks".to_owned(),
+    };
+    let mut view = mk_view(ViewPhase::Running);
+    let mut before = ProofJobStatus::default();
+    for (feasible, reason, expected) in [
+        (
+            Feasible::Unknown,
+            reasons::NOTHING_MEASURED,
+            "DeadlineFeasible=Unknown(NothingMeasured)",
+        ),
+        (
+            Feasible::Yes,
+            reasons::ENOUGH_TIME,
+            "DeadlineFeasible=True(EnoughTime)",
+        ),
+        (
+            Feasible::No,
+            reasons::TOO_FEW_DEVICES,
+            "DeadlineFeasible=False(TooFewDevices)",
+        ),
+    ] {
+        view.forecast = Some(forecast(feasible, reason));
+        before = made(&Situation::Taken(Arc::new(view.clone())), false, &before, 100);
+        assert!(
+            conditions_in(&before).contains(expected),
+            "{}",
+            conditions_in(&before)
+        );
+        let told = conditions::find(&before.conditions, conditions::DEADLINE_FEASIBLE).unwrap();
+        assert_eq!(told.message, "84 known tasks");
+    }
+    view.forecast = None;
+    let without = made(&Situation::Taken(Arc::new(view)), false, &before, 100);
+    assert!(!conditions_in(&without).contains("DeadlineFeasible"));
+}
+
+#[test]
+fn a_running_job_at_the_bound_of_its_namespace_says_so() {
+    let mut view = mk_view(ViewPhase::Running);
+    view.reason = reasons::WAITING_FOR_QUOTA.into();
+    view.message = "its namespace uses the 2 devices that it may use at once".into();
+    let status = of_view(view);
+    assert!(conditions_in(&status).contains("Running=True(WaitingForQuota)"));
+    assert!(status.message.unwrap().contains("2 devices"));
 }
 
 #[test]
