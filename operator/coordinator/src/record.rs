@@ -24,6 +24,10 @@ use crate::view::{
 /// Tasks beyond which views are made less often: copying their list is most of the work.
 const TASKS_PER_INTERVAL: usize = 10_000;
 
+/// Tasks whose views are made at once. A job that changes fast has tens of thousands between two of its views: making
+/// all of them then would hold every worker up for that long.
+const TASKS_PER_REFRESH: usize = 1_024;
+
 /// A job that the scheduling core has taken.
 #[derive(Debug)]
 pub(crate) struct JobRecord {
@@ -153,6 +157,13 @@ impl JobRecord {
         let factor = 1 + self.views.len() / TASKS_PER_INTERVAL;
         let interval = interval.saturating_mul(u32::try_from(factor).unwrap_or(u32::MAX));
         self.published + Milliseconds(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Makes the views of the tasks that changed, if they are many.
+    pub(crate) fn refresh_if_many(&mut self, state: &State) {
+        if self.changed.len() >= TASKS_PER_REFRESH {
+            self.refresh_tasks(state);
+        }
     }
 
     /// Makes a view and shows it.

@@ -3,11 +3,12 @@
 //! Owns what is refused before the scheduling core hears of it. Does not own the worker: a worker outlives its
 //! streams, and the engine decides which stream is its current one.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
-use futures::{Stream, stream};
+use futures::Stream;
 use prover_core::WorkerId;
 use prover_wire::Validate;
 use prover_wire::protocol as wire;
@@ -15,7 +16,7 @@ use prover_wire::protocol::coordinator_message::Message as Outbound;
 use prover_wire::protocol::worker_message::Message as Inbound;
 use prover_wire::protocol::worker_plane_server::WorkerPlane;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::command::{Command, Connected};
@@ -85,8 +86,6 @@ pub(crate) struct WorkerPlaneService {
     pub(crate) stop: CancellationToken,
 }
 
-type OutboundStream = Pin<Box<dyn Stream<Item = Result<wire::CoordinatorMessage, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl WorkerPlane for WorkerPlaneService {
     type SessionStream = OutboundStream;
@@ -111,20 +110,52 @@ impl WorkerPlane for WorkerPlaneService {
             stop: self.stop.clone(),
         };
         tokio::spawn(reader.run());
-        Ok(Response::new(outbound_stream(messages, closer)))
+        Ok(Response::new(OutboundStream::new(messages, closer)))
     }
 }
 
 /// What the engine sends, until it closes the stream: then its reason at once, whatever still waits.
-fn outbound_stream(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: Closer) -> OutboundStream {
-    Box::pin(stream::unfold(Some((messages, closer)), |state| async move {
-        let (mut messages, closer) = state?;
-        tokio::select! {
-            biased;
-            () = closer.closed() => Some((Err(closer.status()), None)),
-            message = messages.recv() => message.map(|message| (Ok(message), Some((messages, closer)))),
+#[derive(Debug)]
+pub(crate) struct OutboundStream {
+    messages: mpsc::Receiver<wire::CoordinatorMessage>,
+    closer: Closer,
+    /// Wakes the stream when it is closed; made once, since a message is sent every few microseconds.
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: bool,
+}
+
+impl OutboundStream {
+    fn new(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: Closer) -> OutboundStream {
+        let closed = Box::pin(closer.closed.clone().cancelled_owned());
+        OutboundStream {
+            messages,
+            closer,
+            closed,
+            over: false,
         }
-    }))
+    }
+}
+
+impl Stream for OutboundStream {
+    type Item = Result<wire::CoordinatorMessage, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.over {
+            return Poll::Ready(None);
+        }
+        // The reason is set before the token is cancelled, so it is there whenever the token is.
+        if this.closer.status.get().is_none() {
+            if let Poll::Ready(message) = this.messages.poll_recv(context) {
+                return Poll::Ready(message.map(Ok));
+            }
+            if this.closed.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        this.over = true;
+        Poll::Ready(Some(Err(this.closer.status())))
+    }
 }
 
 /// A message that is not taken.
@@ -278,13 +309,22 @@ impl Reader {
 
     /// Answers with the reason to close the stream with, none where its other side or the engine closed it.
     async fn read(&mut self, connected: &Connected, devices: &[Arc<str>]) -> Option<Status> {
+        // Made once, since a message comes every few microseconds.
+        let stop = self.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
+        let closer = self.session.closer.clone();
+        let mut closed = pin!(closer.closed());
         loop {
+            // A worker that never pauses can't keep its stream open: whether it was closed is asked after every message.
             let message = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Some(stopping()),
-                () = self.session.closer.closed() => return None,
                 message = self.inbound.message() => message,
+                () = &mut stopped => return Some(stopping()),
+                () = &mut closed => return None,
             };
+            if closer.status.get().is_some() {
+                return None;
+            }
             let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => return None,

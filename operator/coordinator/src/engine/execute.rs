@@ -276,6 +276,7 @@ impl Engine {
                 Some((worker, group)) => record.task_assigned(task, worker, group),
                 None => record.task_changed(task),
             }
+            record.refresh_if_many(&self.state);
             self.mark_changed(job);
         }
     }
