@@ -3,7 +3,8 @@
 .PHONY: manifests chart-readme test-chart test-gitops \
         help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
         test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
-        lint verify sim mutants bench bench-core bench-overhead bench-cpu-levels bench-cluster minio kube-apiserver \
+        lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
+        bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
@@ -110,10 +111,16 @@ sim: ## Simulate SEEDS=n clusters with faults (500), or replay SEED=x and print 
 mutants: ## Put deliberate bugs into a copy of the code and report which layer of tests notices each
 	@tools/mutants.sh
 
-bench: bench-core bench-overhead ## All benchmarks, held against their expected ranges
+bench: bench-core bench-overhead bench-scheduler ## All benchmarks, held against their expected ranges
 
 bench-core: ## Decisions per second of the scheduling core
 	@tools/bench-core.sh
+
+bench-scheduler: minio ## W1 to W6 with real gRPC, MinIO, Postgres and Redis; W="2 5" runs parts (see tools/bench-scheduler.sh)
+	@tools/bench-scheduler.sh $(or $(W),all)
+
+bench-tables: ## Write the results of bench-scheduler into docs/benchmarks.md
+	@tools/bench-scheduler.sh tables
 
 bench-overhead: build ## Wall time through coordinator and agents against RISC Zero's own local prover
 	@tools/bench-overhead.sh

@@ -9,8 +9,10 @@
 
 pub mod graph;
 pub mod proofs;
+pub mod report;
 pub mod statistics;
 pub mod virtual_time;
+pub mod workloads;
 
 use std::sync::Arc;
 
@@ -19,6 +21,16 @@ use prover_core::{
     JobPolicy, JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage,
     WorkerId, WorkerSpec,
 };
+
+/// Processor time that this thread has used.
+#[must_use]
+pub fn processor_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
 
 const GIB: u64 = 1 << 30;
 /// Workers whose completions come before their starts: few, so that what a start touches is still in the cache, as
@@ -382,6 +394,12 @@ impl Cluster {
                 attempts,
             });
         }
+    }
+
+    /// Tasks that wait or run, those whose dependencies are missing among them.
+    #[must_use]
+    pub fn unfinished(&self) -> u64 {
+        self.submitted.iter().sum::<u64>() - self.decided
     }
 
     /// Panics unless the cluster is as busy as it should be.

@@ -169,6 +169,8 @@ pub struct Run {
     pub device: Option<u16>,
     /// When the core held it ready the last time before.
     pub ready_at: Microseconds,
+    /// Place of its assignment among all.
+    pub decision: usize,
     /// When it began on its device.
     pub started_at: Microseconds,
     /// When it left it.
@@ -296,6 +298,7 @@ struct Attempt {
     worker: usize,
     device: Option<u16>,
     ready_at: Microseconds,
+    decision: usize,
     /// Place of its run in the outcome, once it has begun.
     run: Option<usize>,
     /// For a planner: how many tasks it has submitted.
@@ -331,6 +334,7 @@ struct Simulation<'plan> {
     by_name: Vec<BTreeMap<Arc<str>, usize>>,
     ready: BTreeMap<TaskId, Microseconds>,
     tick_at: Option<Timestamp>,
+    decisions: usize,
     actions: Vec<Action>,
     unfinished: usize,
     outcome: Outcome,
@@ -357,6 +361,7 @@ impl<'plan> Simulation<'plan> {
             by_name: by_name.collect(),
             ready: BTreeMap::new(),
             tick_at: None,
+            decisions: 0,
             actions: Vec::new(),
             unfinished: plan.jobs.len(),
             outcome: Outcome {
@@ -568,9 +573,11 @@ impl<'plan> Simulation<'plan> {
                     worker: given.worker.0 as usize,
                     device: given.device.map(|device| device.0),
                     ready_at: self.ready.get(&given.task).copied().unwrap_or(self.now),
+                    decision: self.decisions,
                     run: None,
                     submitted: 0,
                 };
+                self.decisions += 1;
                 let worker = attempt.worker;
                 self.attempts.insert(given.attempt.0, attempt);
                 self.send(worker, Message::Assigned(given.attempt.0));
@@ -719,6 +726,7 @@ impl<'plan> Simulation<'plan> {
             worker: entry.worker,
             device: entry.device,
             ready_at: entry.ready_at,
+            decision: entry.decision,
             started_at: self.now,
             ended_at: self.now,
             end: RunEnd::Unfinished,
