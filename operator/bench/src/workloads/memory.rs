@@ -22,7 +22,8 @@ pub fn memory(jobs: u64, tasks: u64, decisions: u64) -> Memory {
     let before = resident_bytes();
     let mut cluster = Cluster::new(Shape {
         jobs,
-        queued: tasks,
+        // What waits for another task comes on top: half as many again.
+        queued: tasks * 2 / 3,
         tenants: 4,
         graph: true,
         ..Shape::default()
