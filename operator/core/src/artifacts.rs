@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::action::{Action, Answer, Refusal};
+use crate::fact::Fact;
 use crate::model::{ArtifactName, Binding, JobId};
 use crate::state::State;
 
@@ -157,12 +158,15 @@ impl State {
     }
 
     /// Drops a name. Its bytes go unless something else holds them.
-    fn unbind(&mut self, job: u32, index: u32, out: &mut Vec<Action>) {
+    pub(crate) fn unbind(&mut self, job: u32, index: u32, out: &mut Vec<Action>) {
         let id = self.job_id(job);
         let artifact = &mut self.jobs[job].artifacts[index as usize];
         let Some(binding) = artifact.binding.take() else {
             return;
         };
+        let name = artifact.name.clone();
+        self.record(out, || Fact::ArtifactDropped { job: id, name });
+        let artifact = &mut self.jobs[job].artifacts[index as usize];
         artifact.gone = true;
         let shared = std::mem::take(&mut artifact.shared);
         if artifact.source || artifact.retained {
@@ -212,6 +216,13 @@ impl State {
         out: &mut Vec<Action>,
     ) -> Answer {
         let index = self.artifact_index(job, name);
+        if self.jobs[job].artifacts[index as usize].binding.is_none() {
+            self.record(out, || Fact::ArtifactBound {
+                job: self.job_id(job),
+                name: name.clone(),
+                binding: binding.clone(),
+            });
+        }
         self.bind(job, index, binding.clone(), false, out);
         let bound = self.jobs[job].artifacts[index as usize].binding.clone();
         Answer::Artifact(bound.unwrap_or(binding))
@@ -236,6 +247,10 @@ impl State {
             let Ok(index) = self.find_artifact(job, name) else {
                 continue;
             };
+            self.record(out, || Fact::ArtifactReleased {
+                job: self.job_id(job),
+                name: name.clone(),
+            });
             let artifact = &mut self.jobs[job].artifacts[index as usize];
             artifact.consumed = true;
             artifact.references.clear();
@@ -252,11 +267,17 @@ impl State {
         job: u32,
         name: &ArtifactName,
         reference: Arc<str>,
+        out: &mut Vec<Action>,
     ) -> Result<Answer, Refusal> {
         let index = self.find_artifact(job, name)?;
-        self.jobs[job].artifacts[index as usize]
-            .references
-            .insert(reference);
+        let references = &mut self.jobs[job].artifacts[index as usize].references;
+        if references.insert(reference.clone()) {
+            self.record(out, || Fact::ReferenceAdded {
+                job: self.job_id(job),
+                name: name.clone(),
+                reference,
+            });
+        }
         Ok(Answer::Done)
     }
 
@@ -272,8 +293,13 @@ impl State {
         let artifact = &mut self.jobs[job].artifacts[index as usize];
         if artifact.references.remove(reference) {
             artifact.consumed = true;
+            self.record(out, || Fact::ReferenceRemoved {
+                job: self.job_id(job),
+                name: name.clone(),
+                reference: reference.clone(),
+            });
         }
-        let was_bound = artifact.binding.is_some();
+        let was_bound = self.jobs[job].artifacts[index as usize].binding.is_some();
         self.delete_if_unused(job, index, out);
         let is_bound = self.jobs[job].artifacts[index as usize].binding.is_some();
         Ok(Answer::Dropped(was_bound && !is_bound))

@@ -1,13 +1,15 @@
 //! Attempts: where each one is, when it starts, how it ends, what it used.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::action::{Action, Assignment, StopReason, TaskChange};
+use crate::fact::{Fact, TaskSuccess};
 use crate::model::{
     ArtifactName, AttemptId, Binding, DeviceIndex, FailureClass, Milliseconds, TaskId, Timestamp, Usage,
     WorkerId,
 };
-use crate::slab::NONE;
+use crate::slab::{NONE, Slab};
 use crate::state::State;
 use crate::tasks::Stage;
 use crate::workers::Held;
@@ -46,6 +48,8 @@ pub(crate) enum Lease {
 /// One try of a task.
 #[derive(Debug)]
 pub(crate) struct Attempt {
+    /// Its identity: that of its entry, unless it is of an earlier epoch.
+    pub(crate) id: u64,
     pub(crate) task: u32,
     pub(crate) job: u32,
     /// Slab index; only to be used while it has a place.
@@ -64,6 +68,10 @@ pub(crate) struct Attempt {
     pub(crate) discarded: bool,
     /// Ran beside an attempt whose child died.
     pub(crate) suspect: bool,
+    /// Had lost the lease and has it again.
+    pub(crate) regained: bool,
+    /// Slots of its device if it is of an earlier epoch, else 0: of its time before only its worker knows.
+    pub(crate) adopted_slots: u16,
     /// Level of its job's reservation that it uses.
     pub(crate) level: Option<u8>,
     /// What it needs of its worker when it runs.
@@ -101,7 +109,11 @@ impl Attempt {
 
 impl State {
     pub(crate) fn attempt_id(&self, attempt: u32) -> AttemptId {
-        AttemptId(self.attempts.id(attempt))
+        AttemptId(self.attempts[attempt].id)
+    }
+
+    pub(crate) fn find_attempt(&self, id: AttemptId) -> Option<u32> {
+        find_attempt(&self.attempts, &self.adopted, id)
     }
 
     /// All attempts of a job in the order of assignment.
@@ -158,6 +170,7 @@ impl State {
             self.types.entries[entry.kind as usize].mean_microseconds
         };
         let attempt = self.attempts.insert(Attempt {
+            id: 0,
             task,
             job,
             worker,
@@ -172,6 +185,8 @@ impl State {
             left: false,
             discarded: false,
             suspect: false,
+            regained: false,
+            adopted_slots: 0,
             level: None,
             needs_host_bytes: if place == Place::Control {
                 own_bytes
@@ -194,6 +209,7 @@ impl State {
             recalled_for: 0,
             speculative,
         });
+        self.attempts[attempt].id = self.attempts.id(attempt);
         self.jobs[job].last_attempt = attempt;
         self.put(attempt, worker, device, place);
         self.charge(job, charged);
@@ -235,7 +251,8 @@ impl State {
                 self.link_ahead(attempt);
             }
             Place::Control => holder.control.push(attempt),
-            Place::Leaving | Place::None => {}
+            Place::Leaving => holder.devices[usize::from(device)].leaving.push(attempt),
+            Place::None => {}
         }
         if place == Place::Control {
             return;
@@ -428,6 +445,11 @@ impl State {
     pub(crate) fn settle_usage(&mut self, attempt: u32, reported: Usage) -> Usage {
         let entry = &mut self.attempts[attempt];
         let mut taken = entry.device_microseconds;
+        let reported_microseconds = reported.device_time.0.saturating_mul(1000);
+        if entry.adopted_slots > 0 && entry.device != NO_DEVICE {
+            // What overlapped before the recovery is not known: at most its slots did.
+            taken = taken.max(reported_microseconds / u64::from(entry.adopted_slots));
+        }
         let elapsed = entry
             .started_at
             .map_or(0, |start| (self.now - start).0.saturating_mul(1000));
@@ -436,7 +458,7 @@ impl State {
             energy = (u128::from(energy) * u128::from(taken) / u128::from(elapsed)) as u64;
         }
         if reported.device_time.0 > 0 {
-            taken = taken.min(reported.device_time.0.saturating_mul(1000));
+            taken = taken.min(reported_microseconds);
         }
         let (task, job, charged) = (
             entry.task,
@@ -598,7 +620,7 @@ impl State {
     }
 
     pub(crate) fn attempt_started(&mut self, id: AttemptId, out: &mut Vec<Action>) {
-        let Some(attempt) = self.attempts.find(id.0) else {
+        let Some(attempt) = self.find_attempt(id) else {
             return;
         };
         let entry = &mut self.attempts[attempt];
@@ -633,7 +655,7 @@ impl State {
         usage: Usage,
         out: &mut Vec<Action>,
     ) {
-        let Some(attempt) = self.attempts.find(id.0) else {
+        let Some(attempt) = self.find_attempt(id) else {
             out.push(Action::CompletionJudged {
                 worker: WorkerId::UNKNOWN,
                 attempt: id,
@@ -690,6 +712,8 @@ impl State {
         });
         if valid {
             self.accept(attempt, outputs, result, used, out);
+        } else {
+            self.record_counts(task, out);
         }
     }
 
@@ -718,13 +742,50 @@ impl State {
             self.types.measure(kind, taken);
         }
         let job = self.tasks[task].job;
+        self.tasks[task].accepted = id.0;
+        self.record(out, || self.success_of(task, outputs.clone(), result.clone()));
         self.bind_outputs(job, task, outputs, out);
         self.remember(task, &result, out);
         self.succeed(task, Some(id), result, used, out);
     }
 
+    /// The fact that a task, as it stands now, succeeds with these outputs and this result.
+    pub(crate) fn success_of(
+        &self,
+        task: u32,
+        outputs: Vec<(ArtifactName, Binding)>,
+        result: Arc<[u8]>,
+    ) -> Fact {
+        let entry = &self.tasks[task];
+        Fact::TaskSucceeded(Box::new(TaskSuccess {
+            task: TaskId(self.tasks.id(task)),
+            attempt: (entry.accepted != 0).then_some(AttemptId(entry.accepted)),
+            attempts: entry.attempts,
+            outputs,
+            result,
+            device_microseconds: entry.device_microseconds,
+            energy_millijoules: entry.energy_millijoules,
+            started_at: entry.started_at,
+            from_cache: entry.from_cache,
+            at: self.now,
+        }))
+    }
+
+    /// No attempt of a task that there was so far gets the lease again, unless another one beside it runs on.
+    pub(crate) fn fence(&mut self, task: u32, out: &mut Vec<Action>) {
+        let entry = &self.tasks[task];
+        let beside = self
+            .attempts
+            .get(entry.current)
+            .map_or(u32::MAX, |other| other.number - 1);
+        self.tasks[task].fence = entry.attempts.min(beside);
+        self.record_counts(task, out);
+    }
+
     /// Tells a worker to stop an attempt. It keeps its place until the worker says that it has left.
     pub(crate) fn stop_attempt(&mut self, attempt: u32, reason: StopReason, out: &mut Vec<Action>) {
+        let task = self.attempts[attempt].task;
+        let was_current = self.tasks[task].current == attempt || self.twins.get(&task) == Some(&attempt);
         self.detach(attempt);
         let entry = &mut self.attempts[attempt];
         if entry.place == Place::None || !matches!(entry.lease, Lease::Held | Lease::Lost) {
@@ -734,20 +795,28 @@ impl State {
         entry.discarded = true;
         out.push(Action::Stop {
             worker: entry.worker_id,
-            attempt: AttemptId(self.attempts.id(attempt)),
+            attempt: AttemptId(entry.id),
             reason,
         });
+        if was_current && !self.tasks[task].stage.is_terminal() {
+            self.fence(task, out);
+        }
     }
 
     /// A stopped attempt has left its device, whatever it says of its end.
     pub(crate) fn stopped_attempt_left(&mut self, attempt: u32, usage: Usage, out: &mut Vec<Action>) {
         self.release(attempt, out);
+        let task = self.attempts[attempt].task;
+        let before = self.tasks[task].device_microseconds + self.tasks[task].energy_millijoules;
         self.settle_usage(attempt, usage);
         self.attempts[attempt].lease = Lease::Ended(false);
+        if self.tasks[task].device_microseconds + self.tasks[task].energy_millijoules > before {
+            self.record_counts(task, out);
+        }
     }
 
     pub(crate) fn attempt_stopped(&mut self, id: AttemptId, out: &mut Vec<Action>) {
-        let Some(attempt) = self.attempts.find(id.0) else {
+        let Some(attempt) = self.find_attempt(id) else {
             return;
         };
         match self.attempts[attempt].lease {
@@ -759,7 +828,7 @@ impl State {
     }
 
     pub(crate) fn recall_answered(&mut self, id: AttemptId, given_back: bool, out: &mut Vec<Action>) {
-        let Some(attempt) = self.attempts.find(id.0) else {
+        let Some(attempt) = self.find_attempt(id) else {
             return;
         };
         self.end_recall(attempt);
@@ -781,8 +850,10 @@ impl State {
         self.attempts[attempt].lease = Lease::Ended(false);
         self.detach(attempt);
         let task = self.attempts[attempt].task;
-        if !had_started {
+        if !had_started && !self.attempts[attempt].regained {
             self.tasks[task].attempts -= 1;
+        } else if !self.tasks[task].stage.is_terminal() {
+            self.fence(task, out);
         }
         if self.tasks[task].stage == Stage::Active && !self.runs_on(task) {
             if self.tasks[task].sent {
@@ -792,6 +863,19 @@ impl State {
             }
         }
     }
+}
+
+/// An attempt by its identity, those of earlier epochs among them.
+pub(crate) fn find_attempt(
+    attempts: &Slab<Attempt>,
+    adopted: &BTreeMap<u64, u32>,
+    id: AttemptId,
+) -> Option<u32> {
+    let found = attempts.find(id.0);
+    if found.is_none() && !adopted.is_empty() {
+        return adopted.get(&id.0).copied();
+    }
+    found
 }
 
 fn remove_from(list: &mut Held, attempt: u32) {

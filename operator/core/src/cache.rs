@@ -3,11 +3,12 @@
 //! Holds bytes that an entry or several names share until the last of them goes; entries go with the job that
 //! made them, so the cache never keeps bytes longer than that job.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::action::Action;
-use crate::model::{ArtifactName, Binding, JobId, Usage};
+use crate::fact::Fact;
+use crate::model::{ArtifactName, Binding, JobId, TaskId, Usage};
 use crate::state::State;
 
 /// What a success left.
@@ -64,25 +65,76 @@ impl State {
         }
         let cached = cached.clone();
         let job = entry.job;
-        for (output, (_, binding)) in entry.outputs.clone().into_iter().zip(cached.outputs) {
+        let outputs = entry.outputs.clone();
+        self.tasks[task].from_cache = true;
+        self.record(out, || {
+            let names = outputs
+                .iter()
+                .map(|output| self.jobs[job].artifacts[*output as usize].name.clone());
+            let bindings = cached.outputs.iter().map(|(_, binding)| binding.clone());
+            self.success_of(task, names.zip(bindings).collect(), cached.result.clone())
+        });
+        for (output, (_, binding)) in outputs.into_iter().zip(cached.outputs) {
             self.bind(job, output, binding, true, out);
         }
-        self.tasks[task].from_cache = true;
         self.succeed(task, None, cached.result, Usage::default(), out);
         true
     }
 
     /// Remembers what a task made, if its type is cacheable. An entry that is there stays: the first one wins.
     pub(crate) fn remember(&mut self, task: u32, result: &Arc<[u8]>, out: &mut Vec<Action>) {
-        let entry = &self.tasks[task];
-        if !entry.cacheable {
+        if !self.tasks[task].cacheable || !self.insert_cached(task, result) {
             return;
         }
+        self.record(out, || Fact::TaskCached {
+            task: TaskId(self.tasks.id(task)),
+        });
+        while self.cache.order.len() > self.limits.cache_entries {
+            let Some(oldest) = self.cache.order.pop_front() else {
+                break;
+            };
+            if self.cache.entries.contains_key(&oldest) {
+                let key = oldest.clone();
+                self.record(out, || Fact::CacheEntryDropped { key });
+                self.drop_cached(&oldest, out);
+            }
+        }
+    }
+
+    /// The success of a task becomes an entry again.
+    pub(crate) fn cache_success(&mut self, task: u32) {
+        let result = self.tasks[task].result.clone().unwrap_or_default();
+        self.insert_cached(task, &result);
+    }
+
+    /// An entry as a checkpoint states it.
+    pub(crate) fn restore_cached(
+        &mut self,
+        job: u32,
+        key: Arc<str>,
+        outputs: Vec<(ArtifactName, Binding)>,
+        result: Arc<[u8]>,
+    ) {
+        for (_, binding) in &outputs {
+            self.cache.hold(&binding.key);
+        }
+        let cached = Cached {
+            job: self.jobs.id(job),
+            outputs,
+            result,
+        };
+        self.cache.entries.insert(key.clone(), cached);
+        self.cache.order.push_back(key.clone());
+        self.jobs[job].cache_keys.push(key);
+    }
+
+    fn insert_cached(&mut self, task: u32, result: &Arc<[u8]>) -> bool {
+        let entry = &self.tasks[task];
         let Some(key) = entry.spec.cache_key.clone() else {
-            return;
+            return false;
         };
         if self.cache.entries.contains_key(&key) {
-            return;
+            return false;
         }
         let job = entry.job;
         let artifacts = &self.jobs[job].artifacts;
@@ -100,37 +152,47 @@ impl State {
             })
             .collect();
         if outputs.len() != entry.outputs.len() {
-            return;
+            return false;
         }
-        for (_, binding) in &outputs {
-            self.cache.hold(&binding.key);
-        }
-        let cached = Cached {
-            job: self.jobs.id(job),
-            outputs,
-            result: result.clone(),
-        };
-        self.cache.entries.insert(key.clone(), cached);
-        self.cache.order.push_back(key.clone());
-        self.jobs[job].cache_keys.push(key);
-        while self.cache.order.len() > self.limits.cache_entries {
-            let Some(oldest) = self.cache.order.pop_front() else {
-                break;
-            };
-            if let Some(job) = self.cache.entries.get(&oldest).map(|cached| cached.job) {
-                self.forget_cached(&oldest, job, out);
+        self.restore_cached(job, key, outputs, result.clone());
+        true
+    }
+
+    /// Facts of all entries, oldest first.
+    pub(crate) fn checkpoint_cache(&self, facts: &mut Vec<Fact>) {
+        let mut told = BTreeSet::new();
+        for key in &self.cache.order {
+            if let Some(cached) = self.cache.entries.get(key)
+                && told.insert(key)
+            {
+                facts.push(Fact::CacheEntryStands {
+                    job: JobId(cached.job),
+                    key: key.clone(),
+                    outputs: cached.outputs.clone(),
+                    result: cached.result.clone(),
+                });
             }
         }
     }
 
-    /// Drops an entry that a job made; bytes that nothing else holds go.
+    /// Drops an entry if this job made it.
     pub(crate) fn forget_cached(&mut self, key: &Arc<str>, job: u64, out: &mut Vec<Action>) {
-        if self.cache.entries.get(key).is_none_or(|cached| cached.job != job) {
-            return;
+        if self
+            .cache
+            .entries
+            .get(key)
+            .is_some_and(|cached| cached.job == job)
+        {
+            self.drop_cached(key, out);
         }
+    }
+
+    /// Drops an entry; bytes that nothing else holds go.
+    pub(crate) fn drop_cached(&mut self, key: &Arc<str>, out: &mut Vec<Action>) {
         let Some(cached) = self.cache.entries.remove(key) else {
             return;
         };
+        let job = cached.job;
         for (name, binding) in cached.outputs {
             if self.cache.let_go(&binding.key) {
                 out.push(Action::DeleteArtifact {

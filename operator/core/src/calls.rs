@@ -1,5 +1,7 @@
 //! Calls of running attempts: who may call, and the submission of tasks.
 
+use std::sync::Arc;
+
 use crate::action::{Action, Answer, Refusal};
 use crate::attempts::Lease;
 use crate::classes::ClassKey;
@@ -12,13 +14,13 @@ use crate::tasks::Stage;
 /// What a submission comes to for one task.
 enum Submission {
     Known(u32),
-    New(Box<TaskSpec>, u8),
+    New(Arc<TaskSpec>, u8),
 }
 
 impl State {
     /// The caller and its job, if it holds the lease of its task.
     fn caller(&self, id: AttemptId) -> Result<(u32, u32), Refusal> {
-        let attempt = self.attempts.find(id.0).ok_or(Refusal::LeaseLost)?;
+        let attempt = self.find_attempt(id).ok_or(Refusal::LeaseLost)?;
         let entry = &self.attempts[attempt];
         if self.jobs[entry.job].is_over() {
             return Err(Refusal::JobOver);
@@ -61,7 +63,7 @@ impl State {
             Event::ArtifactBound { name, binding, .. } => Ok(self.artifact_bound(job, &name, binding, out)),
             Event::ArtifactResolved { name, .. } => self.artifact_resolved(job, &name),
             Event::ArtifactsDeleted { names, .. } => Ok(self.artifacts_deleted(job, &names, out)),
-            Event::ReferenceAdded { name, reference, .. } => self.reference_added(job, &name, reference),
+            Event::ReferenceAdded { name, reference, .. } => self.reference_added(job, &name, reference, out),
             Event::ReferenceRemoved { name, reference, .. } => {
                 self.reference_removed(job, &name, &reference, out)
             }
@@ -158,7 +160,7 @@ impl State {
                     let earlier = self.jobs[job].by_request.get(&spec.request_id).copied();
                     match earlier.filter(|earlier| self.tasks[*earlier].spec == spec) {
                         Some(earlier) => earlier,
-                        None => self.create_new(job, parent, *spec, class, out),
+                        None => self.create_new(job, parent, spec, class, out),
                     }
                 }
             };
@@ -173,7 +175,14 @@ impl State {
         answers
     }
 
-    fn create_new(&mut self, job: u32, parent: u32, spec: TaskSpec, class: u8, out: &mut Vec<Action>) -> u32 {
+    fn create_new(
+        &mut self,
+        job: u32,
+        parent: u32,
+        spec: Arc<TaskSpec>,
+        class: u8,
+        out: &mut Vec<Action>,
+    ) -> u32 {
         if let Some(old) = self.jobs[job].by_request.get(&spec.request_id).copied() {
             // Its content changed with the epoch: the finished one belongs to no plan any more.
             self.forget_request(old);
@@ -213,7 +222,7 @@ impl State {
             }
         }
         if spec.marker {
-            return Ok(Submission::New(Box::new(spec), 0));
+            return Ok(Submission::New(Arc::new(spec), 0));
         }
         if spec.requirements.backend != self.jobs[job].backend {
             return Err(Refusal::OtherBackend(spec.request_id));
@@ -228,6 +237,6 @@ impl State {
             }
         }
         let class = self.class_of(ClassKey::of(&spec.requirements))?;
-        Ok(Submission::New(Box::new(spec), class))
+        Ok(Submission::New(Arc::new(spec), class))
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::action::{Action, Answer, Refusal, TaskOutcome};
 use crate::attempts::Lease;
-use crate::model::{AttemptId, CallId, RequestId};
+use crate::fact::Fact;
+use crate::model::{AttemptId, CallId, RequestId, TaskId};
 use crate::slab::NONE;
 use crate::state::State;
 use crate::tasks::Stage;
@@ -28,8 +29,7 @@ pub(crate) struct Links {
 
 impl State {
     fn holds_lease(&self, attempt: AttemptId) -> bool {
-        self.attempts
-            .find(attempt.0)
+        self.find_attempt(attempt)
             .is_some_and(|attempt| self.attempts[attempt].lease == Lease::Held)
     }
 
@@ -90,7 +90,7 @@ impl State {
         outcome: TaskOutcome,
         out: &mut Vec<Action>,
     ) {
-        let Some(index) = self.attempts.find(attempt.0) else {
+        let Some(index) = self.find_attempt(attempt) else {
             return;
         };
         if self.attempts[index].lease == Lease::Held {
@@ -131,6 +131,22 @@ impl State {
         }
     }
 
+    /// A message that was sent before the recovery.
+    pub(crate) fn restore_message(&mut self, task: u32, payload: Arc<[u8]>) {
+        let links = self.links(task);
+        links.message_bytes += payload.len();
+        links.messages.push(payload);
+    }
+
+    pub(crate) fn checkpoint_channel(&self, task: u32, facts: &mut Vec<Fact>) {
+        let messages = self.tasks[task].links.iter().flat_map(|links| &links.messages);
+        facts.extend(messages.map(|payload| Fact::ChannelMessageSent {
+            task: TaskId(self.tasks.id(task)),
+            sender: None,
+            payload: payload.clone(),
+        }));
+    }
+
     fn tell_reader(
         &self,
         call: CallId,
@@ -139,7 +155,7 @@ impl State {
         payload: Option<Arc<[u8]>>,
         out: &mut Vec<Action>,
     ) {
-        let Some(index) = self.attempts.find(attempt.0) else {
+        let Some(index) = self.find_attempt(attempt) else {
             return;
         };
         if self.attempts[index].lease == Lease::Held {
@@ -207,6 +223,11 @@ impl State {
             self.tell_reader(call, reader, offset, Some(payload.clone()), out);
         }
         self.tasks[own].sent = true;
+        self.record(out, || Fact::ChannelMessageSent {
+            task: TaskId(self.tasks.id(task)),
+            sender: Some(TaskId(self.tasks.id(own))),
+            payload: payload.clone(),
+        });
         Ok(Answer::Done)
     }
 
@@ -264,7 +285,7 @@ impl State {
         answer: Result<Answer, Refusal>,
         out: &mut Vec<Action>,
     ) {
-        let index = self.attempts.find(attempt.0).unwrap_or(NONE);
+        let index = self.find_attempt(attempt).unwrap_or(NONE);
         let worker = self
             .attempts
             .get(index)

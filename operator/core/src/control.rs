@@ -256,7 +256,7 @@ impl State {
             self.jobs[job].started_at = Some(self.now);
         }
         if self.jobs[job].active_since.is_none() {
-            self.jobs[job].active_since = Some(self.now);
+            self.begin_active_time(job, out);
             self.set_deadline_timers(job);
         }
         self.set_phase(job, JobPhase::Running, out);

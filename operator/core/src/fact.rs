@@ -12,7 +12,7 @@
 //! **Recorded:** jobs with their specification, policy, active time, plans, counters, ends; tasks with their
 //! specification, parent and plan, what their attempts used and how often they failed, their ends with bindings and
 //! results; names of artifacts, what they are bound to, references; messages of channels; entries of the action
-//! cache; weights of tenants; names of workers, to know whom to wait for.
+//! cache; policies of tenants; names of workers, to know whom to wait for.
 //!
 //! **Not recorded, and what takes its place:**
 //! - assignments, starts, recalls: workers say what they hold when they connect ([`HeldAttempt`](crate::HeldAttempt));
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crate::action::JobPhase;
 use crate::model::{
     ArtifactName, AttemptId, Binding, JobId, JobPolicy, JobSpec, Milliseconds, TaskId, TaskSpec, TenantName,
-    Timestamp,
+    TenantPolicy, Timestamp,
 };
 
 /// One durable change, or in a checkpoint one part of what is durable.
@@ -102,6 +102,8 @@ pub enum Fact {
         job: JobId,
         /// Counts its plans.
         epoch: u32,
+        /// Plan that its root belongs to.
+        root_epoch: u32,
         /// How many of them were made for smaller segments.
         replans: u32,
         /// When its root was first dispatched.
@@ -239,12 +241,12 @@ pub enum Fact {
         /// Canonical key.
         key: Arc<str>,
     },
-    /// A tenant has another weight.
-    TenantWeightChanged {
+    /// A tenant has another share or other bounds.
+    TenantPolicyChanged {
         /// Which.
         tenant: TenantName,
-        /// Relative to the others.
-        weight: u32,
+        /// All of it.
+        policy: TenantPolicy,
     },
     /// A worker was taken that was not known.
     WorkerJoined {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::action::{Action, StopReason, TaskChange};
 use crate::attempts::{Lease, NO_DEVICE, Place};
-use crate::model::{AttemptId, DeviceClass, FailureClass, Milliseconds, Timestamp, Usage};
+use crate::fact::Fact;
+use crate::jobs::root_class_key;
+use crate::model::{AttemptId, DeviceClass, FailureClass, Milliseconds, TaskId, Timestamp, Usage};
 use crate::slab::NONE;
 use crate::state::State;
 use crate::tasks::Stage;
@@ -40,7 +42,7 @@ impl State {
         usage: Usage,
         out: &mut Vec<Action>,
     ) {
-        let Some(attempt) = self.attempts.find(id.0) else {
+        let Some(attempt) = self.find_attempt(id) else {
             return;
         };
         match self.attempts[attempt].lease {
@@ -181,6 +183,8 @@ impl State {
                 return self.attempt_is_fatal(attempt, class, "TaskQuarantined", message.into(), out);
             }
         }
+        self.fence(task, out);
+        self.record_failures(job, out);
         let (failures, limit) = (self.jobs[job].failures, self.jobs[job].retry_limit);
         if failures > limit {
             let message =
@@ -190,6 +194,9 @@ impl State {
         self.tasks[task].avoid = device.0;
         if matches!(verdict, Verdict::TooSmall(_)) && !self.find_larger(task, device.1, device.2) {
             return self.replan(attempt, class, message, out);
+        }
+        if matches!(verdict, Verdict::TooSmall(_)) {
+            self.record_counts(task, out);
         }
         let delay = self.backoff(task);
         self.try_again(attempt, class, message, delay, out);
@@ -217,6 +224,8 @@ impl State {
     fn count_infrastructure(&mut self, task: u32, message: &Arc<str>, out: &mut Vec<Action>) -> bool {
         let job = self.tasks[task].job;
         self.jobs[job].infrastructure_failures += 1;
+        self.fence(task, out);
+        self.record_failures(job, out);
         let (losses, limit) = (
             self.jobs[job].infrastructure_failures,
             self.limits.infrastructure_retry_limit,
@@ -229,6 +238,10 @@ impl State {
         self.fail_task(task, &message, out);
         self.fail_job(job, "WorkersLost", message, Some(FailureClass::WorkerLost), out);
         false
+    }
+
+    fn record_failures(&self, job: u32, out: &mut Vec<Action>) {
+        self.record(out, || self.job_counted(job));
     }
 
     fn backoff(&self, task: u32) -> Milliseconds {
@@ -339,6 +352,9 @@ impl State {
         }
         let message: Arc<str> = why.into();
         self.tasks[task].last_failure = Some(message.clone());
+        if !started {
+            self.fence(task, out);
+        }
         if !started || self.count_infrastructure(task, &message, out) {
             self.try_again(attempt, FailureClass::WorkerLost, message, Milliseconds(0), out);
         }
@@ -358,6 +374,11 @@ impl State {
             self.fail_task(task, &message, out);
             return self.fail_job(job, "ParentEnded", message, Some(FailureClass::Retryable), out);
         }
+        self.record(out, || Fact::ParentRestarted {
+            task: TaskId(self.tasks.id(parent)),
+            at: self.now,
+        });
+        let recording = std::mem::replace(&mut self.recording, false);
         self.jobs[job].epoch += 1;
         for below in self.tasks_below(parent) {
             self.drop_channel(below);
@@ -365,11 +386,12 @@ impl State {
                 self.drop_task(below, StopReason::Replanned, out);
             }
         }
+        self.recording = recording;
         self.run_again(parent, out);
     }
 
     /// Tasks that a task submitted, and those below them, in the order of submission.
-    fn tasks_below(&self, parent: u32) -> Vec<u32> {
+    pub(crate) fn tasks_below(&self, parent: u32) -> Vec<u32> {
         let mut below = std::collections::BTreeSet::from([parent]);
         let mut list = Vec::new();
         let first = self.tasks[parent].order as usize + 1;
@@ -423,6 +445,18 @@ impl State {
             );
             return self.attempt_is_fatal(attempt, class, "OutOfMemory", message.into(), out);
         }
+        let revived = self.tasks[root].stage == Stage::Succeeded;
+        if revived {
+            // The class that it had may be another one by now.
+            let (key, _) = root_class_key(&self.jobs[job].spec.clone(), self.jobs[job].leaf_class);
+            match self.class_of(key) {
+                Ok(found) => self.tasks[root].class = found,
+                Err(refusal) => {
+                    let message = format!("the job can't be planned again: {refusal}: {message}");
+                    return self.attempt_is_fatal(attempt, class, "OutOfMemory", message.into(), out);
+                }
+            }
+        }
         let id = self.attempt_id(attempt);
         let change = TaskChange::Retrying {
             attempt: id,
@@ -431,6 +465,11 @@ impl State {
             not_before: self.now,
         };
         self.task_changed(task, change, out);
+        self.record(out, || Fact::JobReplanned {
+            job: self.job_id(job),
+            at: self.now,
+        });
+        let recording = std::mem::replace(&mut self.recording, false);
         self.jobs[job].replans += 1;
         self.jobs[job].epoch += 1;
         for at in 0..self.jobs[job].tasks.len() {
@@ -447,7 +486,8 @@ impl State {
         }
         self.unbind_all(job, out);
         self.permit_plan_dropped(job, out);
-        if self.tasks[root].stage == Stage::Succeeded {
+        self.recording = recording;
+        if revived {
             self.revive_root(root);
         }
         self.run_again(root, out);
@@ -459,6 +499,7 @@ impl State {
         entry.stage = Stage::Active;
         entry.finished_at = None;
         entry.result = None;
+        entry.accepted = 0;
         let (job, kind, class) = (entry.job, entry.kind as usize, usize::from(entry.class));
         self.jobs[job].active += 1;
         self.types.entries[kind].running += 1;

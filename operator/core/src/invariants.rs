@@ -132,10 +132,20 @@ impl State {
                 "an active task has an attempt"
             );
             assert_eq!(task.stage == Stage::Active, held.contains_key(&index));
-            assert!(!(task.queued && task.picky));
+            if !task.stage.is_terminal() {
+                let artifacts = &self.jobs[task.job].artifacts;
+                let unbound = |input: &&u32| artifacts[**input as usize].binding.is_none();
+                let missing = |other: &&u32| self.tasks[**other].stage != Stage::Succeeded;
+                let pending = task.inputs.iter().filter(unbound).count()
+                    + task.dependencies.iter().filter(missing).count();
+                assert_eq!(pending, task.pending as usize, "what a task waits for is counted");
+                assert!(task.pending == 0 || !matches!(task.stage, Stage::Ready));
+                assert!(task.fence <= task.attempts);
+            }
+            assert!(u8::from(task.queued) + u8::from(task.picky) + u8::from(task.held_back) <= 1);
             assert_eq!(
                 task.stage == Stage::Ready,
-                task.queued || task.picky,
+                task.queued || task.picky || task.held_back,
                 "a ready task is queued"
             );
         }

@@ -8,6 +8,7 @@ use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange, WaitReaso
 use crate::artifacts::Artifact;
 use crate::classes::ClassKey;
 use crate::control::Reservation;
+use crate::fact::Fact;
 use crate::model::{
     BackendVersion, FailureClass, JobId, JobPolicy, JobSpec, Lane, Milliseconds, RequestId, TaskId,
     TenantName, TenantPolicy, Timestamp,
@@ -81,6 +82,8 @@ pub(crate) struct Job {
 
     // The rest.
     pub(crate) uid: Arc<str>,
+    /// As submitted.
+    pub(crate) spec: Arc<JobSpec>,
     pub(crate) backend: BackendVersion,
     pub(crate) retry_limit: u32,
     /// Host memory of each level of the parent chain, the root first.
@@ -137,7 +140,7 @@ impl State {
         JobId(self.jobs.id(job))
     }
 
-    fn tenant_index(&mut self, name: &TenantName) -> Result<u32, Refusal> {
+    pub(crate) fn tenant_index(&mut self, name: &TenantName) -> Result<u32, Refusal> {
         if let Some(tenant) = self.tenant_by_name.get(name) {
             return Ok(*tenant);
         }
@@ -163,13 +166,24 @@ impl State {
         Ok(tenant)
     }
 
-    pub(crate) fn tenant_policy_changed(&mut self, name: &TenantName, policy: TenantPolicy) {
+    pub(crate) fn tenant_policy_changed(
+        &mut self,
+        name: &TenantName,
+        policy: TenantPolicy,
+        out: &mut Vec<Action>,
+    ) {
         // A name beyond the limit has no jobs either, so its policy does not matter.
         let Ok(tenant) = self.tenant_index(name) else {
             return;
         };
         let entry = &mut self.tenants[tenant as usize];
         let old = std::mem::replace(&mut entry.policy, policy);
+        if old != policy {
+            self.record(out, || Fact::TenantPolicyChanged {
+                tenant: name.clone(),
+                policy,
+            });
+        }
         if old.max_devices != policy.max_devices {
             self.recount_tenant_devices(tenant);
         }
@@ -219,22 +233,31 @@ impl State {
                 return Err(refusal);
             }
         };
+        let spec = Arc::new(spec);
+        let root = Arc::new(spec.root.clone());
+        let uid = spec.uid.clone();
         let job = self
             .jobs
-            .insert(new_job(&spec, tenant, leaf_class, chain, self.now));
-        for (name, binding) in spec.sources {
-            let artifact = self.artifact_index(job, &name);
+            .insert(new_job(spec, tenant, leaf_class, chain, self.now));
+        self.name_artifacts(job);
+        self.job_by_uid.insert(uid, job);
+        self.pending_root = Some((root, root_class));
+        Ok(job)
+    }
+
+    /// Names the artifacts that a job's specification names.
+    pub(crate) fn name_artifacts(&mut self, job: u32) {
+        let spec = self.jobs[job].spec.clone();
+        for (name, binding) in &spec.sources {
+            let artifact = self.artifact_index(job, name);
             let artifact = &mut self.jobs[job].artifacts[artifact as usize];
             artifact.source = true;
-            artifact.binding = Some(binding);
+            artifact.binding = Some(binding.clone());
         }
-        for name in spec.retained {
-            let artifact = self.artifact_index(job, &name);
+        for name in &spec.retained {
+            let artifact = self.artifact_index(job, name);
             self.jobs[job].artifacts[artifact as usize].retained = true;
         }
-        self.job_by_uid.insert(spec.uid, job);
-        self.pending_root = Some((spec.root, root_class));
-        Ok(job)
     }
 
     fn begin_job(&mut self, job: u32, out: &mut Vec<Action>) {
@@ -251,6 +274,12 @@ impl State {
         });
         let root = self.create_task(job, spec, None, class, out);
         self.jobs[job].root = root;
+        self.record(out, || Fact::JobAdmitted {
+            job: self.job_id(job),
+            root: TaskId(self.tasks.id(root)),
+            spec: self.jobs[job].spec.clone(),
+            at: self.now,
+        });
         self.wait_enter(job);
         self.task_submitted(root, out);
     }
@@ -263,6 +292,10 @@ impl State {
         self.cancel_deadline_timers(job);
         let old = self.jobs[job].policy;
         self.jobs[job].policy = policy;
+        if old != policy {
+            let at = self.now;
+            self.record(out, || Fact::JobPolicyChanged { job: id, policy, at });
+        }
         if old.max_workers != policy.max_workers {
             self.recount_workers(job);
         }
@@ -310,7 +343,7 @@ impl State {
     fn resume(&mut self, job: u32, out: &mut Vec<Action>) {
         let root = self.jobs[job].root;
         if self.tasks[root].stage == Stage::Succeeded {
-            self.jobs[job].active_since = Some(self.now);
+            self.begin_active_time(job, out);
             self.count_leaf(job);
             self.set_phase(job, JobPhase::Running, out);
         } else {
@@ -321,6 +354,13 @@ impl State {
         self.newly_queued |= self.jobs[job].queued_mask;
         self.control_wanted = true;
         self.chain_jobs.push(job);
+    }
+
+    /// The active time of a job goes on from now.
+    pub(crate) fn begin_active_time(&mut self, job: u32, out: &mut Vec<Action>) {
+        self.jobs[job].active_since = Some(self.now);
+        let (id, at) = (self.job_id(job), self.now);
+        self.record(out, || Fact::JobActive { job: id, at });
     }
 
     pub(crate) fn set_phase(&mut self, job: u32, phase: JobPhase, out: &mut Vec<Action>) {
@@ -435,6 +475,12 @@ impl State {
         if self.jobs[job].is_over() {
             return;
         }
+        self.record(out, || Fact::JobFinished {
+            job: self.job_id(job),
+            phase: phase.clone(),
+            at: self.now,
+        });
+        let recording = std::mem::replace(&mut self.recording, false);
         self.wait_leave(job);
         self.cancel_deadline_timers(job);
         self.jobs[job].finished_at = Some(self.now);
@@ -459,6 +505,7 @@ impl State {
             self.jobs[job].queued_mask == 0,
             "a job that is over has nothing queued"
         );
+        self.recording = recording;
     }
 
     pub(crate) fn job_forgotten(&mut self, id: JobId, out: &mut Vec<Action>) {
@@ -474,14 +521,20 @@ impl State {
         if !self.jobs[job].forget || self.jobs[job].placed > 0 {
             return;
         }
+        let id = self.job_id(job);
+        self.record(out, || Fact::JobForgotten { job: id });
+        let recording = std::mem::replace(&mut self.recording, false);
         self.delete_all_artifacts(job, out);
+        self.recording = recording;
         let attempts = self.attempts_of(job);
         let Some(entry) = self.jobs.remove(job) else {
             return;
         };
         self.job_by_uid.remove(&entry.uid);
         for attempt in attempts {
-            self.attempts.remove(attempt);
+            if let Some(attempt) = self.attempts.remove(attempt) {
+                self.adopted.remove(&attempt.id);
+            }
         }
         for task in entry.tasks {
             self.tasks.remove(task);
@@ -522,7 +575,7 @@ impl State {
 }
 
 /// Class of a root: what it needs, what its chain holds, which leaf must fit.
-fn root_class_key(spec: &JobSpec, leaf_class: u8) -> (ClassKey, Vec<u64>) {
+pub(crate) fn root_class_key(spec: &JobSpec, leaf_class: u8) -> (ClassKey, Vec<u64>) {
     let mut key = ClassKey::of(&spec.root.requirements);
     if spec.root.requirements.lane == Lane::Device {
         return (key, Vec::new());
@@ -542,7 +595,13 @@ fn root_class_key(spec: &JobSpec, leaf_class: u8) -> (ClassKey, Vec<u64>) {
     (key, chain)
 }
 
-fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Timestamp) -> Job {
+pub(crate) fn new_job(
+    spec: Arc<JobSpec>,
+    tenant: u32,
+    leaf_class: u8,
+    chain: Vec<u64>,
+    now: Timestamp,
+) -> Job {
     Job {
         uid: spec.uid.clone(),
         tenant,
@@ -596,5 +655,6 @@ fn new_job(spec: &JobSpec, tenant: u32, leaf_class: u8, chain: Vec<u64>, now: Ti
         device_microseconds: 0,
         energy_millijoules: 0,
         forget: false,
+        spec,
     }
 }

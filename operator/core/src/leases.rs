@@ -2,6 +2,7 @@
 
 use crate::action::{Action, Refusal, StopReason};
 use crate::attempts::{Lease, NO_DEVICE, Place};
+use crate::fact::Fact;
 use crate::model::{AttemptId, DeviceIndex, HeldAttempt, WorkerId, WorkerSpec};
 use crate::slab::NONE;
 use crate::state::State;
@@ -22,6 +23,7 @@ impl State {
         {
             self.remove_worker(worker, "the worker came back as another one", out);
         }
+        let name = spec.name.clone();
         let worker = match self.worker_by_id.get(&id).copied() {
             Some(worker) => worker,
             None => {
@@ -37,6 +39,9 @@ impl State {
                 let worker = self.workers.insert(Worker::new(id, spec, group, self.now));
                 self.worker_by_id.insert(id, worker);
                 self.group_member(worker, true);
+                if !self.awaited_worker_came(&name, out) {
+                    self.record(out, || Fact::WorkerJoined { name: name.clone() });
+                }
                 worker
             }
         };
@@ -56,15 +61,16 @@ impl State {
         }
         self.refresh_fit(worker);
         for held in held.iter().filter(|held| held.completed) {
-            if let Some(attempt) = self.attempts.find(held.attempt.0)
+            if let Some(attempt) = self.find_attempt(held.attempt)
                 && self.attempts[attempt].worker_id == id
             {
                 self.leave_slot(attempt);
             }
         }
-        for held in held {
-            self.still_held(worker, *held, out);
+        for held in self.held_in_order(held) {
+            self.still_held(worker, held, out);
         }
+        self.end_recovery_if_complete(out);
     }
 
     /// What to do about an attempt that a worker says it has.
@@ -76,16 +82,19 @@ impl State {
             attempt: id,
             reason: StopReason::LeaseLost,
         };
-        let Some(attempt) = self
-            .attempts
-            .find(id.0)
-            .filter(|found| self.attempts[*found].worker_id == worker_id)
-        else {
+        let known = self.find_attempt(id);
+        if known.is_none() && self.adopt(worker, held, out) {
+            return;
+        }
+        let Some(attempt) = known.filter(|found| self.attempts[*found].worker_id == worker_id) else {
+            // Its result may have been accepted by the leader before.
+            let task = self.tasks.find(held.task.0);
+            let accepted = known.is_none() && task.is_some_and(|task| self.tasks[task].accepted == id.0);
             out.push(if held.completed {
                 Action::CompletionJudged {
                     worker: worker_id,
                     attempt: id,
-                    accepted: false,
+                    accepted,
                 }
             } else {
                 lost
@@ -157,6 +166,9 @@ impl State {
         self.set_stage(task, Stage::Active);
         self.tasks[task].current = attempt;
         self.attempts[attempt].lease = Lease::Held;
+        self.attempts[attempt].regained = true;
+        self.tasks[task].fence = self.attempts[attempt].number - 1;
+        self.record_counts(task, out);
         if self.jobs[job].root == task {
             self.root_started(job, out);
         }
@@ -166,7 +178,7 @@ impl State {
         }
     }
 
-    fn book_own(&mut self, attempt: u32, worker: u32) {
+    pub(crate) fn book_own(&mut self, attempt: u32, worker: u32) {
         let bytes = self.attempts[attempt].needs_host_bytes;
         let holder = &mut self.workers[worker];
         holder.host_free -= bytes;
@@ -177,7 +189,13 @@ impl State {
 
     /// Where a lost attempt still fits. One that is not wanted any more needs its place all the same until it
     /// has been stopped, unless it was only fetched ahead.
-    fn place_again(&self, attempt: u32, worker: u32, started: bool, wanted: bool) -> Option<Place> {
+    pub(crate) fn place_again(
+        &self,
+        attempt: u32,
+        worker: u32,
+        started: bool,
+        wanted: bool,
+    ) -> Option<Place> {
         let entry = &self.attempts[attempt];
         let holder = &self.workers[worker];
         if entry.place != Place::None {
@@ -299,8 +317,7 @@ impl State {
     fn heartbeat_of(&mut self, worker: u32, id: AttemptId, out: &mut Vec<Action>) {
         let worker_id = self.workers[worker].id;
         let found = self
-            .attempts
-            .find(id.0)
+            .find_attempt(id)
             .filter(|found| self.attempts[*found].worker_id == worker_id);
         match found {
             Some(attempt) if self.attempts[attempt].lease == Lease::Lost => {
@@ -375,8 +392,9 @@ impl State {
             entry.host_free == entry.spec.host_memory_bytes && entry.parents_bytes == 0,
             "an empty worker has all of its memory"
         );
-        let id = entry.id;
+        let (id, name) = (entry.id, entry.spec.name.clone());
         self.group_member(worker, false);
+        self.record(out, || Fact::WorkerGone { name });
         self.workers.remove(worker);
         self.worker_by_id.remove(&id);
     }

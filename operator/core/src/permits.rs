@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::action::{Action, Answer, Refusal};
-use crate::attempts::Lease;
+use crate::attempts::{Lease, find_attempt};
 use crate::model::{ArtifactName, AttemptId, CallId};
 use crate::state::State;
 
@@ -39,6 +39,11 @@ pub(crate) struct PermitPool {
 impl State {
     pub(crate) fn permit_job_started(&mut self) {
         self.permits.jobs += 1;
+    }
+
+    /// A job that was over before the recovery shares nothing.
+    pub(crate) fn permit_job_was_over(&mut self, job: u32) {
+        self.jobs[job].permits.counted = true;
     }
 
     pub(crate) fn permit_job_over(&mut self, job: u32, out: &mut Vec<Action>) {
@@ -104,7 +109,7 @@ impl State {
     /// Whether the attempt reads artifacts that hold permits: letting it put its output frees more than it takes,
     /// and making it wait could leave everybody waiting.
     fn relieves(&self, attempt: AttemptId) -> bool {
-        let Some(attempt) = self.attempts.find(attempt.0) else {
+        let Some(attempt) = self.find_attempt(attempt) else {
             return false;
         };
         let entry = &self.attempts[attempt];
@@ -175,11 +180,10 @@ impl State {
     fn forget_dead_requests(&mut self) {
         let waiting: Vec<u32> = self.permits.waiting.iter().copied().collect();
         for job in waiting {
-            let attempts = &self.attempts;
+            let (attempts, adopted) = (&self.attempts, &self.adopted);
             let queue = &mut self.jobs[job].permits.queue;
             queue.retain(|request| {
-                attempts
-                    .find(request.attempt.0)
+                find_attempt(attempts, adopted, request.attempt)
                     .is_some_and(|attempt| attempts[attempt].lease == Lease::Held)
             });
             if queue.is_empty() {

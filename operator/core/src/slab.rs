@@ -20,10 +20,16 @@ pub(crate) struct Slab<T> {
     /// Chunks of equal size: growing never moves what is there.
     chunks: Vec<Vec<Entry<T>>>,
     used: u32,
+    live: usize,
     free: Vec<u32>,
-    /// Of entries at indices that were never used.
+    /// Identities that are given now carry this generation or one of the next `GENERATIONS_PER_EPOCH`.
     first_generation: u32,
 }
+
+/// How often an index may be used in one epoch. Then it stays empty until the next one.
+const GENERATIONS_PER_EPOCH: u32 = 1 << 12;
+/// Indices beyond the last one at which an entry may be restored: more is not what a coordinator wrote.
+const GAP: u32 = 1 << 24;
 
 /// Entries per chunk, as a power of two.
 const CHUNK_BITS: u32 = 10;
@@ -31,22 +37,83 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab::starting_at(0)
+        Slab::in_epoch(0)
     }
 
-    /// Identities begin with this generation, so that they differ from those of an earlier slab that began with a
-    /// lower one.
-    pub(crate) fn starting_at(first_generation: u32) -> Slab<T> {
+    /// Identities of different epochs, counted from 0, differ; after 2^20 epochs they begin anew.
+    pub(crate) fn in_epoch(epoch: u64) -> Slab<T> {
         Slab {
             chunks: Vec::new(),
             used: 0,
+            live: 0,
             free: Vec::new(),
-            first_generation,
+            first_generation: first_generation(epoch),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.used as usize - self.free.len()
+        self.live
+    }
+
+    /// Whether an identity was given since the epoch began.
+    pub(crate) fn is_of_this_epoch(&self, id: u64) -> bool {
+        ((id >> 32) as u32).wrapping_sub(self.first_generation) < GENERATIONS_PER_EPOCH
+    }
+
+    /// Puts a value where its identity says. None: the place is taken or absurdly far away. Places that stay empty
+    /// are used only after the next epoch began.
+    pub(crate) fn restore(&mut self, id: u64, value: T) -> Option<u32> {
+        let index = ((id & 0xffff_ffff) as u32).checked_sub(1)?;
+        if index >= self.used.saturating_add(GAP) {
+            return None;
+        }
+        while self.used <= index {
+            self.push(None);
+        }
+        let entry = self.entry_mut(index)?;
+        if entry.value.is_some() {
+            return None;
+        }
+        entry.generation = (id >> 32) as u32;
+        entry.value = Some(value);
+        self.live += 1;
+        Some(index)
+    }
+
+    /// Removes a value during a restoration.
+    pub(crate) fn take(&mut self, index: u32) -> Option<T> {
+        let value = self.entry_mut(index)?.value.take()?;
+        self.live -= 1;
+        Some(value)
+    }
+
+    /// From now on identities of this epoch are given; those of what is there stay.
+    pub(crate) fn begin_epoch(&mut self, epoch: u64) {
+        let first_generation = first_generation(epoch);
+        self.first_generation = first_generation;
+        self.free.clear();
+        for index in (0..self.used).rev() {
+            if let Some(entry) = self.entry_mut(index)
+                && entry.value.is_none()
+            {
+                entry.generation = first_generation;
+                self.free.push(index);
+            }
+        }
+    }
+
+    fn push(&mut self, value: Option<T>) {
+        let index = self.used;
+        assert!(index < NONE - 1, "a slab holds fewer than 2^32 - 2 entries");
+        let chunk = (index >> CHUNK_BITS) as usize;
+        if chunk == self.chunks.len() {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        self.chunks[chunk].push(Entry {
+            generation: self.first_generation,
+            value,
+        });
+        self.used += 1;
     }
 
     #[inline]
@@ -64,6 +131,7 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
+        self.live += 1;
         if let Some(index) = self.free.pop() {
             if let Some(entry) = self.entry_mut(index) {
                 entry.value = Some(value);
@@ -71,27 +139,26 @@ impl<T> Slab<T> {
             return index;
         }
         let index = self.used;
-        assert!(index < NONE - 1, "a slab holds fewer than 2^32 - 2 entries");
-        let chunk = (index >> CHUNK_BITS) as usize;
-        if chunk == self.chunks.len() {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        self.chunks[chunk].push(Entry {
-            generation: self.first_generation,
-            value: Some(value),
-        });
-        self.used += 1;
+        self.push(Some(value));
         index
     }
 
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
+        let first = self.first_generation;
         let entry = self.entry_mut(index)?;
         let value = entry.value.take()?;
-        entry.generation = entry.generation.wrapping_add(1);
+        let in_epoch = entry.generation.wrapping_sub(first);
         // An index whose generations are used up stays empty: identities are never used twice.
-        if entry.generation != 0 {
+        let used_up = in_epoch == GENERATIONS_PER_EPOCH - 1;
+        entry.generation = if in_epoch < GENERATIONS_PER_EPOCH {
+            entry.generation.wrapping_add(1)
+        } else {
+            first
+        };
+        if !used_up {
             self.free.push(index);
         }
+        self.live -= 1;
         Some(value)
     }
 
@@ -120,6 +187,10 @@ impl<T> Slab<T> {
             .enumerate()
             .filter_map(|(index, entry)| Some((index as u32, entry.value.as_ref()?)))
     }
+}
+
+fn first_generation(epoch: u64) -> u32 {
+    epoch.wrapping_mul(u64::from(GENERATIONS_PER_EPOCH)) as u32
 }
 
 impl<T> Index<u32> for Slab<T> {
@@ -160,5 +231,47 @@ mod tests {
         assert_eq!(slab.find(first_id), None);
         assert_eq!(slab.find(slab.id(second)), Some(second));
         assert_eq!(slab.find(0), None);
+    }
+
+    #[test]
+    fn what_is_restored_keeps_its_identity_and_what_comes_after_has_one_of_the_new_epoch() {
+        let mut old = Slab::new();
+        let ids: Vec<u64> = (0..5)
+            .map(|value| {
+                let index = old.insert(value);
+                old.id(index)
+            })
+            .collect();
+        let mut slab = Slab::new();
+        for at in [4, 1] {
+            assert!(slab.restore(ids[at], at).is_some());
+        }
+        assert_eq!(slab.restore(ids[1], 9), None, "the place is taken");
+        slab.begin_epoch(1);
+        assert_eq!(slab.len(), 2);
+        assert_eq!(slab.find(ids[4]).map(|index| slab[index]), Some(4));
+        for _ in 0..4 {
+            let index = slab.insert(7);
+            assert!(!ids.contains(&slab.id(index)));
+            assert!(slab.is_of_this_epoch(slab.id(index)) && !slab.is_of_this_epoch(ids[0]));
+        }
+        let restored = slab.find(ids[4]).unwrap_or(NONE);
+        slab.remove(restored);
+        let again = slab.insert(8);
+        assert_eq!(again, restored, "the index is used again");
+        assert!(slab.is_of_this_epoch(slab.id(again)));
+    }
+
+    #[test]
+    fn an_index_is_not_used_again_when_its_identities_of_the_epoch_are_used_up() {
+        let mut slab = Slab::in_epoch(3);
+        let mut ids = std::collections::BTreeSet::new();
+        for _ in 0..2 * GENERATIONS_PER_EPOCH {
+            let index = slab.insert(());
+            assert!(slab.is_of_this_epoch(slab.id(index)));
+            assert!(ids.insert(slab.id(index)));
+            slab.remove(index);
+        }
+        assert_eq!(slab.len(), 0);
     }
 }

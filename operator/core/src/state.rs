@@ -13,6 +13,7 @@ use crate::jobs::{Job, Tenant};
 use crate::model::{TaskSpec, TenantName, Timestamp, WorkerId};
 use crate::order::MaskTree;
 use crate::permits::PermitPool;
+use crate::recovery::Recovering;
 use crate::slab::Slab;
 use crate::speed::Group;
 use crate::tasks::Task;
@@ -39,6 +40,11 @@ pub struct State {
     pub(crate) timers: Timers,
     pub(crate) cache: ActionCache,
     pub(crate) permits: PermitPool,
+    /// Whether durable changes come out as facts. Off while what changes follows from a fact that did.
+    pub(crate) recording: bool,
+    pub(crate) recovering: Option<Recovering>,
+    /// Attempts of earlier epochs that workers still hold, by their identities.
+    pub(crate) adopted: BTreeMap<u64, u32>,
     /// Jobs at the limit of their workers.
     pub(crate) capped_jobs: u32,
     /// Tenants at the limit of their devices.
@@ -66,13 +72,11 @@ pub struct State {
     pub(crate) waits_changed: bool,
     pub(crate) chain_jobs: Vec<u32>,
     pub(crate) to_forget: Vec<u32>,
-    pub(crate) pending_root: Option<(TaskSpec, u8)>,
+    pub(crate) pending_root: Option<(Arc<TaskSpec>, u8)>,
 }
 
 /// Epoch of a state that follows no other.
 const FIRST_EPOCH: u64 = 1;
-/// How often a place may be used again before identities of the next epoch begin.
-const GENERATIONS_PER_EPOCH: u64 = 16;
 
 impl State {
     /// Nothing known yet, in the first epoch.
@@ -80,19 +84,20 @@ impl State {
         State::in_epoch(limits, FIRST_EPOCH)
     }
 
-    /// Nothing known yet. Workers may still hold attempts of earlier epochs: those of this one have other
-    /// identities, as long as an identity's place is used less than `GENERATIONS_PER_EPOCH` times per epoch.
+    /// Nothing known yet. Jobs, tasks and attempts have other identities than those of other epochs, of which
+    /// workers may still hold some.
     pub fn in_epoch(limits: Limits, epoch: u64) -> State {
         let epochs = epoch.saturating_sub(FIRST_EPOCH);
-        // Only the lower half counts: epochs that far apart have no attempts in common.
-        let first_generation = epochs.wrapping_mul(GENERATIONS_PER_EPOCH) as u32;
         State {
+            recording: limits.record_facts,
+            recovering: None,
+            adopted: BTreeMap::new(),
             limits,
             now: Timestamp(0),
-            jobs: Slab::new(),
+            jobs: Slab::in_epoch(epochs),
             job_by_uid: BTreeMap::new(),
-            tasks: Slab::new(),
-            attempts: Slab::starting_at(first_generation),
+            tasks: Slab::in_epoch(epochs),
+            attempts: Slab::in_epoch(epochs),
             workers: Slab::new(),
             worker_by_id: BTreeMap::new(),
             tenants: Vec::new(),
@@ -127,6 +132,14 @@ impl State {
         }
     }
 
+    /// Identities that are given from now on are those of this epoch.
+    pub(crate) fn begin_epoch(&mut self, epoch: u64) {
+        let epochs = epoch.saturating_sub(FIRST_EPOCH);
+        self.jobs.begin_epoch(epochs);
+        self.tasks.begin_epoch(epochs);
+        self.attempts.begin_epoch(epochs);
+    }
+
     /// Applies one event at the time at which it happens and appends what the shell must do to `actions`.
     /// Time never goes back: an earlier `now` counts as the latest one seen. Events about what is not known
     /// (a job that was forgotten, a worker that is gone) change nothing.
@@ -153,6 +166,7 @@ impl State {
         match timer {
             Timer::Lease(worker) => self.lease_due(worker, out),
             Timer::Grace(worker) => self.grace_due(worker, out),
+            Timer::Recovered => self.end_recovery(out),
             Timer::Retry(task) => self.retry_due(task, out),
             // Placement looks at the task again by itself.
             Timer::Patience(_) => self.control_wanted = true,
@@ -195,7 +209,7 @@ impl State {
                 }
             }
             Event::JobForgotten { job } => self.job_forgotten(job, out),
-            Event::TenantPolicyChanged { tenant, policy } => self.tenant_policy_changed(&tenant, policy),
+            Event::TenantPolicyChanged { tenant, policy } => self.tenant_policy_changed(&tenant, policy, out),
 
             Event::WorkerConnected { worker, spec, held } => self.worker_connected(worker, spec, &held, out),
             Event::WorkerDisconnected { worker } => self.worker_disconnected(worker),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange};
 use crate::channels::Links;
 use crate::classes::ClassKey;
-use crate::model::{AttemptId, Lane, TaskSpec, Timestamp, Usage};
+use crate::fact::Fact;
+use crate::model::{AttemptId, Lane, TaskId, TaskSpec, Timestamp, Usage};
 use crate::slab::NONE;
 use crate::state::State;
 
@@ -35,7 +36,7 @@ impl Stage {
 }
 
 /// A task. The order of the fields is kept: what every decision reads and writes comes first; the description, which
-/// it does not need, is boxed.
+/// it does not need, lies apart.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Task {
@@ -72,6 +73,10 @@ pub(crate) struct Task {
     pub(crate) concludes: bool,
     pub(crate) completes: bool,
     pub(crate) cacheable: bool,
+    /// Was there before the recovery that made this state.
+    pub(crate) before: bool,
+    /// Ready, but nothing is done about it until it is known what workers hold.
+    pub(crate) held_back: bool,
     /// Artifacts of its job.
     pub(crate) inputs: Vec<u32>,
     pub(crate) dependencies: Vec<u32>,
@@ -84,6 +89,8 @@ pub(crate) struct Task {
     pub(crate) outputs: Vec<u32>,
     pub(crate) links: Option<Box<Links>>,
     pub(crate) epoch: u32,
+    /// Attempts up to this number have lost the lease for good.
+    pub(crate) fence: u32,
     pub(crate) failures: u32,
     /// Children that it alone can have killed.
     pub(crate) crashes: u32,
@@ -96,7 +103,72 @@ pub(crate) struct Task {
     pub(crate) not_before: Timestamp,
     pub(crate) submitted_at: Timestamp,
     pub(crate) last_failure: Option<Arc<str>>,
-    pub(crate) spec: Box<TaskSpec>,
+    /// Identity of the attempt whose result it has, or 0.
+    pub(crate) accepted: u64,
+    pub(crate) spec: Arc<TaskSpec>,
+}
+
+/// A task that waits, without what it reads, makes and waits for.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn new_task(
+    job: u32,
+    kind: u32,
+    order: u32,
+    epoch: u32,
+    parent: u32,
+    class: u8,
+    height: u8,
+    spec: Arc<TaskSpec>,
+    now: Timestamp,
+) -> Task {
+    Task {
+        job,
+        kind,
+        order,
+        ticket: 0,
+        pending: 0,
+        attempts: 0,
+        current: NONE,
+        parent,
+        class,
+        height,
+        stage: Stage::Waiting,
+        marker: spec.marker,
+        queued: false,
+        picky: false,
+        alone: false,
+        sent: false,
+        submits: false,
+        planned: true,
+        from_cache: false,
+        concludes: spec.concludes_job,
+        completes: !spec.completes.is_empty(),
+        cacheable: spec.cache_key.is_some(),
+        before: false,
+        held_back: false,
+        epoch,
+        fence: 0,
+        failures: 0,
+        crashes: 0,
+        suspected: 0,
+        avoid: 0,
+        avoid_until: Timestamp(0),
+        not_before: Timestamp(0),
+        dependencies: Vec::new(),
+        dependents: Vec::new(),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        submitted_at: now,
+        started_at: None,
+        finished_at: None,
+        device_microseconds: 0,
+        energy_millijoules: 0,
+        result: None,
+        last_failure: None,
+        links: None,
+        accepted: 0,
+        spec,
+    }
 }
 
 impl State {
@@ -111,11 +183,20 @@ impl State {
         Ok(())
     }
 
+    /// How long the longest chain of dependencies below a task is that depends on these.
+    pub(crate) fn height_above(&self, dependencies: &[u32]) -> u8 {
+        dependencies
+            .iter()
+            .map(|dependency| self.tasks[*dependency].height.saturating_add(1).min(HIGHEST))
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Creates a task whose request id is new and whose dependencies are known.
     pub(crate) fn create_task(
         &mut self,
         job: u32,
-        spec: TaskSpec,
+        spec: Arc<TaskSpec>,
         parent: Option<u32>,
         class: u8,
         out: &mut Vec<Action>,
@@ -139,11 +220,7 @@ impl State {
             .iter()
             .filter_map(|name| entry.by_request.get(name).copied())
             .collect();
-        let height = dependencies
-            .iter()
-            .map(|dependency| self.tasks[*dependency].height.saturating_add(1).min(HIGHEST))
-            .max()
-            .unwrap_or(0);
+        let height = self.height_above(&dependencies);
         let (order, epoch) = (entry.tasks.len() as u32, entry.epoch);
         let request_id = spec.request_id.clone();
         let concludes = spec.concludes_job;
@@ -151,50 +228,19 @@ impl State {
         if !spec.marker {
             self.classes.entries[usize::from(class)].references += 1;
         }
-        let task = self.tasks.insert(Task {
+        let mut entry = new_task(
             job,
             kind,
             order,
-            ticket: 0,
-            pending: 0,
-            attempts: 0,
-            current: NONE,
-            parent: parent.unwrap_or(NONE),
+            epoch,
+            parent.unwrap_or(NONE),
             class,
             height,
-            stage: Stage::Waiting,
-            marker: spec.marker,
-            queued: false,
-            picky: false,
-            alone: false,
-            sent: false,
-            submits: false,
-            planned: true,
-            from_cache: false,
-            concludes,
-            completes: !spec.completes.is_empty(),
-            cacheable: spec.cache_key.is_some(),
-            epoch,
-            failures: 0,
-            crashes: 0,
-            suspected: 0,
-            avoid: 0,
-            avoid_until: Timestamp(0),
-            not_before: Timestamp(0),
-            dependencies: Vec::new(),
-            dependents: Vec::new(),
-            inputs: Vec::new(),
-            outputs,
-            submitted_at: self.now,
-            started_at: None,
-            finished_at: None,
-            device_microseconds: 0,
-            energy_millijoules: 0,
-            result: None,
-            last_failure: None,
-            links: None,
-            spec: Box::new(spec),
-        });
+            spec,
+            self.now,
+        );
+        entry.outputs = outputs;
+        let task = self.tasks.insert(entry);
         for dependency in &dependencies {
             if self.tasks[*dependency].stage != Stage::Succeeded {
                 self.tasks[*dependency].dependents.push(task);
@@ -217,6 +263,17 @@ impl State {
         entry.by_request.insert(request_id, task);
         entry.planned += 1;
         entry.concluding += u32::from(concludes);
+        // A root comes with the fact of its job.
+        if let Some(parent) = parent {
+            self.record(out, || Fact::TaskSubmitted {
+                job: self.job_id(job),
+                task: TaskId(self.tasks.id(task)),
+                parent: Some(TaskId(self.tasks.id(parent))),
+                epoch,
+                spec: self.tasks[task].spec.clone(),
+                at: self.now,
+            });
+        }
         self.task_changed(task, TaskChange::Created, out);
         task
     }
@@ -287,11 +344,25 @@ impl State {
 
     /// A task may be dispatched from now on: put into its job's queue, or among those that are placed singly.
     pub(crate) fn make_ready(&mut self, task: u32, front: bool, out: &mut Vec<Action>) {
-        let was_waiting = self.tasks[task].stage == Stage::Waiting;
+        let entry = &self.tasks[task];
+        if entry.pending > 0 {
+            // Its attempt had outlived the leader that knew what it had waited for.
+            return self.set_stage(task, Stage::Waiting);
+        }
+        let was_waiting = entry.stage == Stage::Waiting;
         self.set_stage(task, Stage::Ready);
         if was_waiting {
             self.task_changed(task, TaskChange::Ready, out);
         }
+        if self.waits_for_workers(task) {
+            self.hold_back(task);
+        } else {
+            self.queue_ready(task, front);
+        }
+    }
+
+    /// Lets a ready task wait where placement sees it.
+    pub(crate) fn queue_ready(&mut self, task: u32, front: bool) {
         if self.is_picky(task) {
             self.tasks[task].picky = true;
             self.picky.insert(task);
@@ -317,6 +388,7 @@ impl State {
         if self.tasks[task].picky {
             self.unpick(task);
         }
+        self.tasks[task].held_back = false;
     }
 
     /// Moves a task to another class, such as one of larger devices.
@@ -380,6 +452,10 @@ impl State {
     pub(crate) fn complete_marker(&mut self, marker: u32, by: Option<AttemptId>, out: &mut Vec<Action>) {
         let entry = &self.tasks[marker];
         if entry.marker && !entry.stage.is_terminal() && entry.planned {
+            self.record(out, || Fact::MarkerCompleted {
+                task: TaskId(self.tasks.id(marker)),
+                at: self.now,
+            });
             self.succeed(marker, by, Arc::from([]), Usage::default(), out);
         }
     }
@@ -387,8 +463,19 @@ impl State {
     /// A task will not be run any more, since its job is over or its plan was dropped.
     pub(crate) fn drop_task(&mut self, task: u32, reason: StopReason, out: &mut Vec<Action>) {
         self.take_out(task);
+        self.record(out, || Fact::TaskDropped {
+            task: TaskId(self.tasks.id(task)),
+            at: self.now,
+        });
+        let ran = self.runs_on(task);
         self.stop_attempts(task, reason, out);
         self.set_stage(task, Stage::Dropped);
+        if ran {
+            // Its end follows from the fact of whatever ended it, but not how often it was tried.
+            let recording = std::mem::replace(&mut self.recording, self.limits.record_facts);
+            self.fence(task, out);
+            self.recording = recording;
+        }
         self.task_changed(task, TaskChange::Dropped, out);
         self.end_links(task, out);
         let job = self.tasks[task].job;
@@ -418,6 +505,12 @@ impl State {
         self.take_out(task);
         self.stop_attempts(task, StopReason::JobFailed, out);
         self.tasks[task].last_failure = Some(message.clone());
+        self.record_counts(task, out);
+        self.record(out, || Fact::TaskFailed {
+            task: TaskId(self.tasks.id(task)),
+            message: message.clone(),
+            at: self.now,
+        });
         self.set_stage(task, Stage::Failed);
         self.task_changed(
             task,

@@ -11,6 +11,8 @@ pub(crate) enum Timer {
     Lease(u64),
     /// A worker whose stream broke is given up.
     Grace(u64),
+    /// Workers that have not connected since the recovery are waited for no longer.
+    Recovered,
     /// A failed task may be tried again.
     Retry(u64),
     /// A task that waited for another worker than the one it failed on takes any.

@@ -430,14 +430,12 @@ impl State {
 
     /// An attempt of a job that is not forgotten.
     pub fn attempt(&self, attempt: AttemptId) -> Option<AttemptView> {
-        self.attempts
-            .find(attempt.0)
-            .map(|index| self.attempt_view(index))
+        self.find_attempt(attempt).map(|index| self.attempt_view(index))
     }
 
     /// Whether a worker may report about an attempt and call for it.
     pub fn standing(&self, worker: WorkerId, attempt: AttemptId) -> Standing {
-        match self.attempts.find(attempt.0) {
+        match self.find_attempt(attempt) {
             Some(index) if self.attempts[index].worker_id == worker => Standing::Given,
             Some(_) => Standing::Foreign,
             None => Standing::Unknown,

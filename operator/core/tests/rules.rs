@@ -1635,3 +1635,307 @@ fn a_limit_that_is_passed_is_a_typed_refusal() {
         })
     );
 }
+
+// ---- recovery ----
+
+/// A cluster whose facts are kept, so that another leader can take over.
+fn recorded() -> Hand {
+    Hand::new(Limits {
+        record_facts: true,
+        ..Limits::default()
+    })
+}
+
+impl Hand {
+    fn facts(&self) -> Vec<Fact> {
+        let facts = self.said.iter().filter_map(|action| match action {
+            Action::Record(fact) => Some(fact.clone()),
+            _ => None,
+        });
+        facts.collect()
+    }
+
+    /// Another leader goes on in the next epoch, with no worker connected.
+    fn taken_over(&self, epoch: u64) -> Hand {
+        let limits = self.state.limits().clone();
+        let state = State::recover(limits, epoch, self.facts(), Timestamp(self.now)).unwrap();
+        state.assert_invariants();
+        Hand {
+            state,
+            now: self.now,
+            calls: 1_000,
+            said: self.said.clone(),
+        }
+    }
+
+    /// The worker connects to this leader as a new session and says what it holds.
+    fn comes_back(&mut self, id: u64, name: &str, spec: WorkerSpec, held: Vec<HeldAttempt>) -> Vec<Action> {
+        self.tell(Event::WorkerConnected {
+            worker: WorkerId(id),
+            spec: Box::new(named(name, spec)),
+            held,
+        })
+    }
+
+    /// What a worker says of an attempt of the task's first or a later try.
+    fn held(&self, job: JobId, request: &str, number: u32) -> HeldAttempt {
+        let task = self.task(job, request);
+        HeldAttempt {
+            attempt: self.current(task).expect("the task has an attempt"),
+            task,
+            device: Some(DeviceIndex(0)),
+            number,
+            started: true,
+            completed: false,
+        }
+    }
+}
+
+fn named(name: &str, spec: WorkerSpec) -> WorkerSpec {
+    WorkerSpec {
+        name: name.into(),
+        ..spec
+    }
+}
+
+fn small() -> WorkerSpec {
+    mk_worker(8, &[(DeviceClass::Cpu, 0, 1)])
+}
+
+/// Two workers of one slot, a planner on the first, and one task that runs on each.
+fn two_workers_that_run() -> (Hand, JobId, AttemptId) {
+    let mut hand = recorded();
+    hand.worker(1, named("one", small()));
+    hand.worker(2, named("two", small()));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0"), leaf("prove-1")]).unwrap();
+    for task in ["prove-0", "prove-1"] {
+        let attempt = hand.attempt_of(job, task);
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    (hand, job, root)
+}
+
+fn planner(hand: &Hand, root: AttemptId) -> HeldAttempt {
+    HeldAttempt {
+        attempt: root,
+        task: hand.state.attempt(root).unwrap().task,
+        device: None,
+        number: 1,
+        started: true,
+        completed: false,
+    }
+}
+
+fn assigned(actions: &[Action]) -> usize {
+    let assigned = |action: &&Action| matches!(action, Action::Assign(_));
+    actions.iter().filter(assigned).count()
+}
+
+#[test]
+fn a_new_leader_lets_what_runs_go_on_under_its_old_attempt() {
+    let (before, job, root) = two_workers_that_run();
+    let mut hand = before.taken_over(2);
+    assert_eq!(hand.state.job_by_uid("j"), Some(job), "identities are the same");
+    let held = [before.held(job, "prove-0", 1), before.held(job, "prove-1", 1)];
+    let mut actions = Vec::new();
+    for (id, name) in [(11, "one"), (12, "two")] {
+        let mine = |attempt: AttemptId| before.state.attempt(attempt).unwrap().worker.0 + 10 == id;
+        let mut holds: Vec<_> = held.iter().copied().filter(|held| mine(held.attempt)).collect();
+        if mine(root) {
+            holds.push(planner(&before, root));
+        }
+        actions.extend(hand.comes_back(id, name, small(), holds));
+    }
+    assert_eq!(assigned(&actions), 0, "nothing is dispatched again");
+    for (held, task) in held.iter().zip(["prove-0", "prove-1"]) {
+        assert_eq!(hand.attempt_of(job, task), held.attempt);
+        assert_eq!(hand.state_of(job, task), TaskState::Running);
+    }
+    assert_eq!(hand.phase(job), JobPhase::Running);
+    hand.succeed(held[0].attempt);
+    assert_eq!(hand.state_of(job, "prove-0"), TaskState::Succeeded);
+}
+
+#[test]
+fn tasks_from_before_wait_for_all_known_workers_and_new_ones_do_not() {
+    let (before, job, root) = two_workers_that_run();
+    let mut hand = before.taken_over(2);
+    let actions = hand.comes_back(11, "one", small(), vec![planner(&before, root)]);
+    assert_eq!(assigned(&actions), 0, "worker two may still hold them");
+    assert_eq!(
+        hand.state
+            .awaited_workers()
+            .map(|name| &**name)
+            .collect::<Vec<_>>(),
+        ["two"]
+    );
+    hand.submit(root, vec![leaf("prove-2")]).unwrap();
+    assert_eq!(
+        hand.state_of(job, "prove-2"),
+        TaskState::Assigned,
+        "a new task runs at once"
+    );
+    let actions = hand.tell(Event::AwaitedWorkerGone { name: "two".into() });
+    assert_eq!(
+        assigned(&actions),
+        1,
+        "what is left goes to the worker that is there"
+    );
+    assert_eq!(hand.state.awaited_workers().count(), 0);
+}
+
+#[test]
+fn workers_that_stay_away_are_waited_for_no_longer_than_the_grace() {
+    let (before, _, _) = two_workers_that_run();
+    let mut hand = before.taken_over(2);
+    let grace = hand.state.limits().reconnect_grace.0;
+    hand.comes_back(13, "three", small(), Vec::new());
+    assert_eq!(assigned(&hand.wait(grace - 1)), 0);
+    assert!(assigned(&hand.wait(1)) > 0);
+    let gone = |fact: &Fact| matches!(fact, Fact::WorkerGone { .. });
+    assert_eq!(
+        hand.facts().iter().filter(|fact| gone(fact)).count(),
+        2,
+        "the next leader waits for neither"
+    );
+}
+
+#[test]
+fn of_two_workers_that_hold_the_same_task_the_later_attempt_wins_whoever_comes_first() {
+    let (mut before, job, _) = two_workers_that_run();
+    let first = before.held(job, "prove-0", 1);
+    let holder = before.state.attempt(first.attempt).unwrap().worker;
+    before.tell(Event::WorkerGone { worker: holder });
+    let second = before.held(job, "prove-1", 1);
+    let facts_of = |hand: &Hand| hand.facts().len();
+    assert!(facts_of(&before) > 0);
+    // Somebody holds a second attempt of prove-0 that was assigned, but never recorded.
+    let later = HeldAttempt {
+        attempt: AttemptId(4_000),
+        number: 2,
+        ..first
+    };
+    for order in [[first, later], [later, first]] {
+        let mut hand = before.taken_over(2);
+        let mut said = Vec::new();
+        for (at, held) in order.into_iter().enumerate() {
+            let name = format!("w{at}");
+            said.extend(hand.comes_back(20 + at as u64, &name, small(), vec![held]));
+        }
+        assert_eq!(hand.attempt_of(job, "prove-0"), later.attempt);
+        let stopped =
+            |action: &Action| matches!(action, Action::Stop { attempt, .. } if *attempt == first.attempt);
+        assert!(
+            said.iter().any(stopped),
+            "the attempt that had lost the lease is stopped: {said:?}"
+        );
+    }
+    assert_eq!(second.number, 1);
+}
+
+#[test]
+fn a_held_attempt_of_a_task_that_is_over_or_unknown_is_stopped() {
+    let (mut before, job, _) = two_workers_that_run();
+    let held = before.held(job, "prove-0", 1);
+    before.succeed(held.attempt);
+    let mut hand = before.taken_over(2);
+    let unknown = HeldAttempt {
+        task: TaskId(u64::MAX),
+        attempt: AttemptId(77),
+        ..held
+    };
+    let actions = hand.comes_back(11, "one", small(), vec![held, unknown]);
+    for attempt in [held.attempt, unknown.attempt] {
+        let stop = Action::Stop {
+            worker: WorkerId(11),
+            attempt,
+            reason: StopReason::LeaseLost,
+        };
+        assert!(actions.contains(&stop), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_completion_that_was_accepted_is_acknowledged_by_the_next_leader() {
+    let (mut before, job, _) = two_workers_that_run();
+    let mut held = before.held(job, "prove-0", 1);
+    before.succeed(held.attempt);
+    held.completed = true;
+    let mut hand = before.taken_over(2);
+    let actions = hand.comes_back(11, "one", small(), vec![held]);
+    let judged = Action::CompletionJudged {
+        worker: WorkerId(11),
+        attempt: held.attempt,
+        accepted: true,
+    };
+    assert!(actions.contains(&judged), "{actions:?}");
+}
+
+#[test]
+fn a_completion_that_was_not_recorded_is_accepted_by_the_next_leader() {
+    let (before, job, _) = two_workers_that_run();
+    let mut held = before.held(job, "prove-0", 1);
+    held.completed = true;
+    let mut hand = before.taken_over(2);
+    hand.comes_back(11, "one", small(), vec![held]);
+    assert_eq!(
+        hand.attempt_of(job, "prove-0"),
+        held.attempt,
+        "it is not dispatched while its report is on the way"
+    );
+    hand.succeed(held.attempt);
+    let task = hand.state.task(hand.task(job, "prove-0")).unwrap();
+    assert_eq!((task.state, task.attempts), (TaskState::Succeeded, 1));
+}
+
+#[test]
+fn attempts_are_counted_on_after_a_recovery() {
+    let (mut before, job, _) = two_workers_that_run();
+    let attempt = before.attempt_of(job, "prove-0");
+    before.fail(attempt, FailureClass::Retryable);
+    let mut hand = before.taken_over(2);
+    let task = hand.task(job, "prove-0");
+    assert_eq!(hand.state.task(task).unwrap().attempts, 1);
+    hand.comes_back(13, "three", small(), Vec::new());
+    hand.wait(hand.state.limits().reconnect_grace.0);
+    assert_eq!(
+        hand.state
+            .attempt(hand.attempt_of(job, "prove-0"))
+            .unwrap()
+            .number,
+        2
+    );
+    assert_eq!(hand.state.job(job).unwrap().failures, 1);
+}
+
+#[test]
+fn nothing_is_recorded_unless_it_is_asked_for() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    hand.succeed(root);
+    hand.tell(Event::JobCancelled { job });
+    assert!(hand.facts().is_empty());
+}
+
+#[test]
+fn facts_that_contradict_each_other_make_no_state() {
+    let (before, job, _) = two_workers_that_run();
+    let facts = before.facts();
+    let recover = |facts: Vec<Fact>| {
+        let made = State::recover(Limits::default(), 2, facts, Timestamp(1));
+        made.map(|_| ()).unwrap_err()
+    };
+    let mut twice = facts.clone();
+    twice.extend(facts.clone());
+    assert!(matches!(
+        recover(twice),
+        RecoveryError::IdentityReused { what: "job", .. }
+    ));
+    let headless: Vec<Fact> = facts
+        .into_iter()
+        .filter(|fact| !matches!(fact, Fact::JobAdmitted { .. }))
+        .collect();
+    assert_eq!(recover(headless), RecoveryError::UnknownJob(job));
+}

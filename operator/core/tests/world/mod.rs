@@ -127,9 +127,25 @@ struct Plan {
     tasks: Vec<TaskSpec>,
 }
 
+/// Groups of facts that may be lost with the leader: they were not committed.
+const TAIL: usize = 4;
+
 pub struct World {
     pub state: State,
     pub now: u64,
+    epoch: u64,
+    limits: Limits,
+    /// Facts by the event that made them.
+    facts: Vec<Vec<Fact>>,
+    /// A checkpoint, and how many groups of facts it stands for.
+    checkpoint: Option<(usize, Vec<Fact>)>,
+    /// What workers keep until the judgement of their report is committed, by the group in which it was judged.
+    unacknowledged: Vec<(usize, WorkerId, AttemptId, Had)>,
+    /// Store keys that were deleted, by the group that let them go.
+    deleted: Vec<(usize, Arc<str>)>,
+    specs: BTreeMap<JobId, JobSpec>,
+    /// What the state was made from: nothing at first, facts after a crash.
+    base: (Vec<Fact>, Timestamp),
     workers: BTreeMap<WorkerId, SimWorker>,
     next_worker: u64,
     next_call: u64,
@@ -149,8 +165,16 @@ pub struct World {
 impl World {
     pub fn new(limits: Limits) -> World {
         World {
-            state: State::new(limits),
+            state: State::new(limits.clone()),
             now: 1_000,
+            epoch: 1,
+            limits,
+            facts: Vec::new(),
+            checkpoint: None,
+            unacknowledged: Vec::new(),
+            deleted: Vec::new(),
+            specs: BTreeMap::new(),
+            base: (Vec::new(), Timestamp(0)),
             workers: BTreeMap::new(),
             next_worker: 1,
             next_call: 1,
@@ -174,9 +198,16 @@ impl World {
         let before: Vec<_> = self.bounds.keys().map(|tenant| self.on_devices(tenant)).collect();
         self.state.apply(event, Timestamp(self.now), &mut actions);
         self.assert_bounds(&before, &actions);
+        let facts = actions.iter().filter_map(|action| match action {
+            Action::Record(fact) => Some(fact.clone()),
+            _ => None,
+        });
+        self.facts.push(facts.collect());
         for action in &actions {
             self.execute(action);
         }
+        let committed = self.facts.len().saturating_sub(TAIL);
+        self.unacknowledged.retain(|(group, ..)| *group > committed);
         self.actions.extend(actions);
         if self.invariants {
             self.state.assert_invariants();
@@ -245,9 +276,20 @@ impl World {
                 }
             }
             Action::CompletionJudged { worker, attempt, .. } => {
-                if let Some(worker) = self.workers.get_mut(worker).filter(|worker| worker.connected) {
-                    worker.has.remove(attempt);
+                let id = *worker;
+                let group = self.facts.len();
+                if let Some(worker) = self.workers.get_mut(worker).filter(|worker| worker.connected)
+                    && let Some(had) = worker.has.remove(attempt)
+                {
+                    self.unacknowledged.push((group, id, *attempt, had));
                 }
+            }
+            Action::DeleteArtifact { binding, .. } => {
+                assert!(
+                    self.deleted.iter().all(|(_, key)| *key != binding.key),
+                    "bytes are deleted once"
+                );
+                self.deleted.push((self.facts.len(), binding.key.clone()));
             }
             Action::JobChanged { job, phase } => {
                 let old = self.phases.insert(*job, phase.clone());
@@ -365,9 +407,10 @@ impl World {
 
     // ---- what can happen ----
 
-    pub fn add_worker(&mut self, spec: WorkerSpec) -> WorkerId {
+    pub fn add_worker(&mut self, mut spec: WorkerSpec) -> WorkerId {
         let id = WorkerId(self.next_worker);
         self.next_worker += 1;
+        spec.name = format!("w-{id}").into();
         self.workers.insert(
             id,
             SimWorker {
@@ -403,6 +446,13 @@ impl World {
     }
 
     pub fn reconnect(&mut self, id: WorkerId) {
+        if !self.workers[&id].connected {
+            self.reconnect_without_reports(id);
+            self.report_completions(id);
+        }
+    }
+
+    fn reconnect_without_reports(&mut self, id: WorkerId) {
         let worker = self.workers.get_mut(&id).expect("known");
         if worker.connected {
             return;
@@ -426,12 +476,22 @@ impl World {
             spec,
             held,
         });
+    }
+
+    fn report_completions(&mut self, id: WorkerId) {
         let completions: Vec<Event> = self.workers[&id]
             .has
             .values()
             .filter_map(|had| had.completion.clone())
             .collect();
         for completion in completions {
+            if let Event::AttemptFailed { attempt, .. } = &completion {
+                let group = self.facts.len() + 1;
+                let worker = self.workers.get_mut(&id).expect("known");
+                if let Some(had) = worker.has.remove(attempt) {
+                    self.unacknowledged.push((group, id, *attempt, had));
+                }
+            }
             self.apply(completion);
         }
     }
@@ -481,8 +541,9 @@ impl World {
         verify.inputs = vec!["proof".into()];
         verify.concludes_job = true;
         tasks.push(verify);
-        self.apply(Event::JobSubmitted(Box::new(spec)));
+        self.apply(Event::JobSubmitted(Box::new(spec.clone())));
         let job = self.state.job_by_uid(&uid).expect("the job was taken");
+        self.specs.insert(job, spec);
         self.roots.insert(self.state.job(job).expect("known").root);
         self.plans.insert(job, Plan { tasks });
         job
@@ -649,7 +710,11 @@ impl World {
         let worker = self.workers.get_mut(&id).expect("known");
         if worker.connected {
             if class.is_some() {
-                worker.has.remove(&attempt);
+                if let Some(mut had) = worker.has.remove(&attempt) {
+                    had.completion = Some(event.clone());
+                    let group = self.facts.len() + 1;
+                    self.unacknowledged.push((group, id, attempt, had));
+                }
             } else if let Some(had) = worker.has.get_mut(&attempt) {
                 had.completion = Some(event.clone());
             }
@@ -744,6 +809,154 @@ impl World {
         }
     }
 
+    // ---- the leader dies ----
+
+    pub fn take_checkpoint(&mut self) {
+        self.checkpoint = Some((self.facts.len(), self.state.checkpoint()));
+    }
+
+    /// Facts as a new leader reads them: from the newest checkpoint on, if that is older than what is kept.
+    fn facts_from_checkpoint(&self, kept: usize) -> Vec<Fact> {
+        let Some((groups, checkpoint)) = self.checkpoint.as_ref().filter(|(groups, _)| *groups <= kept)
+        else {
+            return self.facts[..kept].concat();
+        };
+        let mut facts = checkpoint.clone();
+        facts.extend(self.facts[*groups..kept].concat());
+        facts
+    }
+
+    /// The leader dies with up to `TAIL` groups of facts that were not committed; `lost` says which workers go with
+    /// it. Another one recovers.
+    pub fn crash(&mut self, lost_groups: usize, lost: u16) {
+        let kept = self.facts.len().saturating_sub(lost_groups.min(TAIL));
+        let whole = kept == self.facts.len();
+        let before = whole.then(|| (durable(&self.state), sorted(self.state.checkpoint())));
+        self.epoch += 1;
+        let at = Timestamp(self.now);
+        let all = self.facts[..kept].concat();
+        let facts = self.facts_from_checkpoint(kept);
+        let from_all =
+            State::recover(self.limits.clone(), self.epoch, all, at).expect("all facts make a state");
+        self.state = State::recover(self.limits.clone(), self.epoch, facts.clone(), at)
+            .expect("the facts make a state");
+        self.state.assert_invariants();
+        from_all.assert_invariants();
+        same(&sorted(from_all.checkpoint()), &sorted(self.state.checkpoint()));
+        assert_eq!(durable(&from_all), durable(&self.state));
+        if let Some((before, checkpoint)) = before {
+            assert_eq!(before, durable(&self.state), "the durable state is the same");
+            same(&checkpoint, &sorted(self.state.checkpoint()));
+        }
+        self.facts.truncate(kept);
+        self.deleted.retain(|(group, _)| *group <= kept);
+        self.checkpoint = self.checkpoint.take().filter(|(groups, _)| *groups <= kept);
+        self.base = (facts, at);
+        self.log.clear();
+        self.actions.clear();
+        for (group, worker, attempt, had) in std::mem::take(&mut self.unacknowledged) {
+            if group > kept
+                && let Some(worker) = self.workers.get_mut(&worker)
+            {
+                worker.has.insert(attempt, had);
+            }
+        }
+        self.know_again();
+        self.workers_after_crash(lost);
+    }
+
+    /// What is expected after a crash is what the recovered state says.
+    fn know_again(&mut self) {
+        self.phases = self
+            .state
+            .jobs()
+            .map(|job| (job.job, job.phase.clone()))
+            .collect();
+        self.replans = self.state.jobs().map(|job| (job.job, job.replans)).collect();
+        self.roots = self.state.jobs().map(|job| job.root).collect();
+        let jobs: Vec<JobId> = self.phases.keys().copied().collect();
+        self.succeeded = jobs
+            .iter()
+            .flat_map(|job| self.state.tasks(*job))
+            .filter(|task| task.state == TaskState::Succeeded)
+            .map(|task| task.task)
+            .collect();
+        for tenant in ["a", "b", "c"] {
+            let policy = TenantPolicy {
+                weight: 1,
+                max_devices: self.bounds.get(tenant).copied(),
+            };
+            self.bound_tenant(tenant, policy);
+        }
+        // A job whose admission was lost is submitted again, one whose end was forgotten is forgotten again.
+        let known = std::mem::take(&mut self.plans);
+        for (job, plan) in known {
+            let spec = self.specs[&job].clone();
+            let uid = spec.uid.clone();
+            self.apply(Event::JobSubmitted(Box::new(spec.clone())));
+            let again = self.state.job_by_uid(&uid).expect("the job was taken");
+            self.roots.insert(self.state.job(again).expect("known").root);
+            self.specs.insert(again, spec);
+            self.plans.insert(again, plan);
+        }
+        for job in jobs {
+            if !self.plans.contains_key(&job) {
+                self.apply(Event::JobForgotten { job });
+            }
+        }
+    }
+
+    /// Some workers are gone, which is told or found out; the others connect as new sessions when they are asked to.
+    fn workers_after_crash(&mut self, lost: u16) {
+        let workers = std::mem::take(&mut self.workers);
+        for (at, (_, mut worker)) in workers.into_iter().enumerate() {
+            if lost & (1 << at) != 0 {
+                if lost & (1 << (at + 8)) != 0 {
+                    let name = worker.spec.name.clone();
+                    self.apply(Event::AwaitedWorkerGone { name });
+                }
+                continue;
+            }
+            worker.connected = false;
+            self.workers.insert(WorkerId(self.next_worker), worker);
+            self.next_worker += 1;
+        }
+    }
+
+    /// Attempts that hold the lease, as the state and their worker know them.
+    fn leased(&self) -> BTreeSet<(AttemptId, TaskId)> {
+        let all = self.workers.values().flat_map(|worker| &worker.has);
+        all.filter(|(attempt, had)| {
+            self.state
+                .task(had.task)
+                .is_some_and(|task| task.current.is_some_and(|(current, _)| current == **attempt))
+        })
+        .map(|(attempt, had)| (*attempt, had.task))
+        .collect()
+    }
+
+    /// A leader dies, and nothing else: every attempt goes on.
+    pub fn crash_alone(&mut self) {
+        let leased = self.leased();
+        self.crash(0, 0);
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in &ids {
+            self.reconnect_without_reports(*id);
+        }
+        for (attempt, task) in leased {
+            let view = self.state.task(task).expect("the task is known");
+            assert_eq!(
+                view.current.map(|(current, _)| current),
+                Some(attempt),
+                "a running attempt keeps its lease: {view:?} {:?}",
+                self.state.attempt(attempt)
+            );
+        }
+        for id in ids {
+            self.report_completions(id);
+        }
+    }
+
     fn change_job(&mut self, number: u16, fate: u8) {
         let Some(job) = self.nth_job(number) else { return };
         let Some(view) = self.state.job(job) else { return };
@@ -758,6 +971,10 @@ impl World {
                 policy.max_workers = if fate < 128 { Some(1) } else { None };
                 policy.priority = i32::from(fate % 3);
                 self.apply(Event::JobPolicyChanged { job, policy });
+            }
+            3 if is_over(view.phase) && fate < 40 => {
+                self.apply(Event::JobForgotten { job });
+                self.plans.remove(&job);
             }
             _ => {}
         }
@@ -843,7 +1060,8 @@ impl World {
 
     /// The same events make the same actions.
     pub fn assert_deterministic(&self, limits: Limits) {
-        let mut again = State::new(limits);
+        let (facts, at) = self.base.clone();
+        let mut again = State::recover(limits, self.epoch, facts, at).expect("the facts make a state");
         let mut actions = Vec::new();
         for (event, at) in &self.log {
             again.apply(event.clone(), *at, &mut actions);
@@ -853,14 +1071,12 @@ impl World {
 
     /// What was deleted was bound, was no source and was not retained, and each binding went once.
     pub fn assert_deletions(&self) {
-        let mut keys = BTreeSet::new();
         for action in &self.actions {
-            if let Action::DeleteArtifact { name, binding, .. } = action {
+            if let Action::DeleteArtifact { name, .. } = action {
                 assert!(
                     &**name != "program" && &**name != "proof",
                     "sources and retained artifacts stay"
                 );
-                assert!(keys.insert(binding.key.clone()), "bytes are deleted once");
             }
         }
     }
@@ -875,4 +1091,69 @@ pub fn is_over(phase: &JobPhase) -> bool {
         phase,
         JobPhase::Succeeded | JobPhase::Failed { .. } | JobPhase::Cancelled
     )
+}
+
+/// What must outlive a leader, as the views tell it.
+fn durable(state: &State) -> Vec<String> {
+    let mut lines = Vec::new();
+    for job in state.jobs() {
+        let over = is_over(job.phase).then_some(job.phase);
+        lines.push(format!(
+            "{} {} {:?} {:?} {:?}",
+            job.job, job.uid, job.policy, over, job.tenant
+        ));
+        lines.push(format!(
+            "{:?} {:?} {:?} {} {} {} {} {} {:?} {}",
+            job.submitted_at,
+            job.started_at,
+            job.finished_at,
+            job.replans,
+            job.epoch,
+            job.failures,
+            job.infrastructure_failures,
+            job.tasks,
+            job.device_time,
+            job.energy_millijoules,
+        ));
+        for task in state.tasks(job.job) {
+            let ended = match task.state {
+                TaskState::Succeeded | TaskState::Failed | TaskState::Dropped => Some(task.state),
+                _ => None,
+            };
+            let named = state.task_by_request(job.job, &task.spec.request_id) == Some(task.task);
+            lines.push(format!(
+                "{} {:?} {named} {} {:?} {:?} {:?} {} {:?} {:?} {:?}",
+                task.task,
+                ended,
+                task.epoch,
+                task.submitted_at,
+                task.finished_at,
+                task.device_time,
+                task.energy_millijoules,
+                task.result,
+                task.from_cache,
+                task.last_failure,
+            ));
+            for name in task.spec.inputs.iter().chain(&task.spec.outputs) {
+                lines.push(format!("{name} {:?}", state.artifact(job.job, name)));
+            }
+        }
+    }
+    lines
+}
+
+fn sorted(facts: Vec<Fact>) -> Vec<String> {
+    let mut lines: Vec<String> = facts.iter().map(|fact| format!("{fact:?}")).collect();
+    lines.sort();
+    lines
+}
+
+/// Compares line by line, so that a difference can be read.
+fn same(left: &[String], right: &[String]) {
+    let only_left: Vec<_> = left.iter().filter(|line| !right.contains(line)).collect();
+    let only_right: Vec<_> = right.iter().filter(|line| !left.contains(line)).collect();
+    assert!(
+        only_left.is_empty() && only_right.is_empty() && left.len() == right.len(),
+        "checkpoints differ: {only_left:#?} {only_right:#?}"
+    );
 }
