@@ -59,28 +59,6 @@ fn an_unwanted_attempt_may_come_back_beside_a_suspect_only_to_leave() {
     ]);
 }
 
-/// The leader dies now and then, with what it had not committed, and sometimes with workers.
-fn survives_crashes(history: &[(u8, u16, u8)]) {
-    let limits = Limits {
-        record_facts: true,
-        ..limits()
-    };
-    let mut world = World::new(limits.clone());
-    for (operation, number, fate) in history {
-        match operation {
-            0..8 => world.crash(usize::from(fate % 5), number & (number >> 3)),
-            8..14 => world.crash_alone(),
-            14..24 => world.take_checkpoint(),
-            operation => world.random(*operation, *number, *fate),
-        }
-    }
-    world.crash(0, 0);
-    world.heal_and_finish();
-    world.forget_all();
-    world.assert_deletions();
-    world.assert_deterministic(limits);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
@@ -92,14 +70,5 @@ proptest! {
         history in prop::collection::vec((any::<u8>(), any::<u16>(), any::<u8>()), 1..400)
     ) {
         keeps_the_promises(&history);
-    }
-
-    /// At any point the durable state is made again from all facts, and from a checkpoint and the facts after it;
-    /// what workers hold goes on, what had succeeded is not run again, and all jobs end.
-    #[test]
-    fn a_leader_may_die_at_any_point_of_a_random_history(
-        history in prop::collection::vec((any::<u8>(), any::<u16>(), any::<u8>()), 1..300)
-    ) {
-        survives_crashes(&history);
     }
 }
