@@ -823,6 +823,8 @@ impl State {
             self.record_counts(task, out);
         }
         self.attempts[attempt].lease = Lease::Held;
+        // What is complete books nothing but its place.
+        self.attempts[attempt].left = held.completed;
         self.book_adopted(attempt, worker, place);
         if place != Place::Control {
             let charged = self.types.entries[kind as usize].mean_microseconds;
@@ -845,7 +847,6 @@ impl State {
         };
         self.task_changed(task, change, out);
         if held.completed {
-            self.attempts[attempt].left = true;
             self.attempts[attempt].started_at = Some(self.now);
         } else if held.started {
             self.attempt_started(id, out);
