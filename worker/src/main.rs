@@ -50,16 +50,22 @@ enum Command {
         #[arg(long)]
         from: Option<PathBuf>,
     },
-    /// Becomes a child that dies with its parent. For the worker's own use.
-    #[command(hide = true)]
-    LaunchChild {
-        /// Process id of the worker.
-        #[arg(long)]
-        parent: u32,
-        /// Program and arguments.
-        #[arg(last = true, required = true)]
-        command: Vec<OsString>,
-    },
+}
+
+/// Name of the launcher, for the worker's own use.
+const LAUNCH_CHILD: &str = "launch-child";
+
+/// Becomes a child that dies with its parent. Apart from the other arguments, since those are also read from the
+/// environment, and the environment of a launcher is that of the prover: whatever it says is none of its business.
+#[derive(Parser)]
+#[command(name = LAUNCH_CHILD)]
+struct LaunchArguments {
+    /// Process id of the worker.
+    #[arg(long)]
+    parent: u32,
+    /// Program and arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
 }
 
 #[derive(clap::Args)]
@@ -147,9 +153,13 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    let mut own = std::env::args_os().skip(1).peekable();
+    if own.peek().is_some_and(|first| first == LAUNCH_CHILD) {
+        let launched = LaunchArguments::parse_from(own);
+        return launch(launched.parent, &launched.command);
+    }
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::LaunchChild { parent, command }) => return launch(parent, &command),
         Some(Command::InstallTools { to, from }) => return install(from, &to),
         None => {}
     }
@@ -282,7 +292,7 @@ fn config(worker: WorkerArguments) -> Result<AgentConfig, Failure> {
         store: worker.store,
         work_directory: worker.work_directory,
         work_directory_bytes: worker.work_directory_bytes,
-        launcher: vec![own.into_os_string(), "launch-child".into()],
+        launcher: vec![own.into_os_string(), LAUNCH_CHILD.into()],
         passed_on: worker.backend_env,
         environment: Vec::new(),
         devices: worker.devices,

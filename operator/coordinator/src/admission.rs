@@ -17,6 +17,7 @@ use crate::catalogue::{Backend, Offer};
 use crate::error::AdmissionError;
 use crate::handle::SourceAccess;
 use crate::program;
+use crate::remembered::JobTaken;
 use crate::sources::{self, Found, Reading, Source, SourceError};
 
 /// Artifact name of the proof.
@@ -51,18 +52,18 @@ pub struct JobRequest {
     pub(crate) tenant: Arc<str>,
     /// The word under which backends offer the proof.
     pub(crate) system: Arc<str>,
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Arc<str>,
     pub(crate) execute_only: bool,
     pub(crate) policy: JobPolicy,
     pub(crate) cancelled: bool,
     pub(crate) retry_limit: u32,
     pub(crate) prefix: Prefix,
     pub(crate) sources: Vec<(ArtifactName, Binding)>,
-    input_format: protocol::InputFormat,
-    assumptions: Vec<String>,
-    max_cycles: u64,
-    segment_po2: u32,
-    program_id: String,
+    pub(crate) input_format: protocol::InputFormat,
+    pub(crate) assumptions: Vec<String>,
+    pub(crate) max_cycles: u64,
+    pub(crate) segment_po2: u32,
+    pub(crate) program_id: String,
 }
 
 /// What the workers of a backend have, as far as a planner must know it.
@@ -281,7 +282,7 @@ fn request(
         name: name.into(),
         tenant: tenant.into(),
         system: spec.proof.offered_as().into(),
-        kind: spec.proof.kind.as_str(),
+        kind: spec.proof.kind.as_str().into(),
         execute_only: spec.proof.kind == ProofKind::ExecuteOnly,
         policy: policy(spec),
         cancelled: spec.cancel,
@@ -337,6 +338,36 @@ impl JobRequest {
         let tenant = job.metadata.namespace.clone().unwrap_or_default();
         let prefix = job_prefix(artifact_prefix, &uid)?;
         Ok(request(&job.spec, uid, name, tenant, prefix, sources))
+    }
+
+    /// The job as a coordinator before took it. None where that can't be read.
+    pub(crate) fn remembered(uid: &str, taken: &JobTaken, policy: JobPolicy) -> Option<JobRequest> {
+        let sources = taken.sources.iter().map(|source| {
+            let binding = Binding {
+                key: source.key.as_str().into(),
+                sha256: source.sha256_bytes().ok()?,
+                size_bytes: source.size_bytes,
+            };
+            Some((source.name.as_str().into(), binding))
+        });
+        Some(JobRequest {
+            uid: uid.into(),
+            name: taken.name.as_str().into(),
+            tenant: taken.tenant.as_str().into(),
+            system: taken.system.as_str().into(),
+            kind: taken.kind.as_str().into(),
+            execute_only: taken.execute_only,
+            policy,
+            cancelled: false,
+            retry_limit: taken.retry_limit,
+            prefix: Prefix::new(taken.prefix.as_str()).ok()?,
+            sources: sources.collect::<Option<_>>()?,
+            input_format: protocol::InputFormat::try_from(taken.input_format).ok()?,
+            assumptions: taken.assumptions.clone(),
+            max_cycles: taken.max_cycles,
+            segment_po2: taken.segment_po2,
+            program_id: taken.program_id.clone(),
+        })
     }
 
     /// The job in the core's words, pinned to a backend.
@@ -399,7 +430,7 @@ impl JobRequest {
             .map(|proof| protocol::Assumption { proof: proof.clone() });
         protocol::JobPlan {
             system: self.system.to_string(),
-            kind: self.kind.to_owned(),
+            kind: self.kind.to_string(),
             program: PROGRAM.to_owned(),
             input: INPUT.to_owned(),
             input_format: self.input_format.into(),

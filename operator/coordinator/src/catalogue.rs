@@ -82,6 +82,22 @@ impl Backend {
         })
     }
 
+    /// What it said of itself, as a later coordinator can read it.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        self.description.encode_to_vec()
+    }
+
+    /// From what an earlier coordinator kept of it.
+    pub(crate) fn remembered(encoded: &[u8]) -> Option<Backend> {
+        let told = protocol::BackendDescription::decode(encoded).ok()?;
+        let description = wire::BackendDescription {
+            name: told.name,
+            version: told.version,
+            encoded: encoded.to_vec(),
+        };
+        Backend::from_wire(&description).ok()
+    }
+
     /// What it offers for a proof.
     pub(crate) fn offer(&self, system: &str, kind: &str) -> Option<&Offer> {
         self.offers

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use prover_core::{Event, JobPolicy, TenantPolicy, WorkerId};
+use prover_core::{ArtifactName, Binding, Event, JobPolicy, TenantPolicy, WorkerId};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
@@ -18,6 +18,9 @@ use crate::view::{GroupOffer, JobView};
 
 /// The answer to a submission: the job's views.
 pub type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
+
+/// Artifacts that exist before a job starts.
+pub(crate) type Sources = Vec<(ArtifactName, Binding)>;
 
 /// The answer to a hello.
 #[derive(Debug)]
@@ -51,6 +54,15 @@ pub enum Command {
     },
     Forget {
         uid: Arc<str>,
+    },
+    /// Sources of a job that is known, by its uid.
+    KnownSources {
+        uid: Arc<str>,
+        reply: oneshot::Sender<Option<Vec<(ArtifactName, Binding)>>>,
+    },
+    /// Pods that exist: a worker of another one is not waited for after a takeover.
+    SetPods {
+        pods: BTreeSet<Arc<str>>,
     },
     /// All jobs that exist have been submitted.
     JobsSynced,

@@ -14,6 +14,7 @@ use prover_wire::protocol as wire;
 use prover_wire::{Validate, WireError};
 
 use crate::catalogue::Backend;
+use crate::identity::WORKER_ID_SEPARATOR;
 use crate::view::ExecutionReport;
 
 /// A worker's calls are numbered below this, so that a call of any worker has a number of its own.
@@ -135,14 +136,15 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
     let description = message.backend.unwrap_or_default();
     let backend = Arc::new(Backend::from_wire(&description)?);
     let devices = message.devices.iter().map(device).collect();
-    let device_ids = message
+    let device_ids: Vec<Arc<str>> = message
         .devices
         .iter()
         .map(|device| device.id.as_str().into())
         .collect();
-    let held = message.held.iter().map(held_attempt);
+    let held = message.held.iter().map(|held| held_attempt(held, &device_ids));
+    let held = held.collect::<Result<_, _>>()?;
     Ok(Hello {
-        held: held.collect(),
+        held,
         spec: WorkerSpec {
             name: message.worker_id.into(),
             group: message.worker_group.into(),
@@ -157,16 +159,30 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
     })
 }
 
-fn held_attempt(held: &wire::HeldAttempt) -> HeldAttempt {
-    HeldAttempt {
+/// A held attempt, and the devices of the hello that it came in.
+fn held_attempt(held: &wire::HeldAttempt, devices: &[Arc<str>]) -> Result<HeldAttempt, ConversionError> {
+    let device = match held.device_id.as_str() {
+        "" => None,
+        id => Some(device_index(id, devices)?),
+    };
+    Ok(HeldAttempt {
         attempt: AttemptId(held.attempt_id),
-        // Not told yet: no task has this identity, so nothing is taken back after a recovery.
-        task: TaskId(0),
-        device: None,
-        number: 0,
+        // An agent that was made before these were told says 0: no task has this identity, so that after a takeover
+        // the attempt is stopped.
+        task: TaskId(held.task_id),
+        device,
+        number: held.attempt_number,
         started: held.started,
         completed: held.completed,
-    }
+    })
+}
+
+fn device_index(id: &str, devices: &[Arc<str>]) -> Result<DeviceIndex, ConversionError> {
+    let index = devices.iter().position(|known| **known == *id);
+    index
+        .and_then(|index| u16::try_from(index).ok())
+        .map(DeviceIndex)
+        .ok_or_else(|| ConversionError::UnknownDevice(id.to_owned()))
 }
 
 fn device(device: &wire::Device) -> DeviceSpec {
@@ -221,16 +237,11 @@ pub(crate) fn report(
         Message::Stopped(stopped) => Report::Event(Event::AttemptStopped {
             attempt: AttemptId(stopped.attempt_id),
         }),
-        Message::DeviceChanged(change) => {
-            let index = devices.iter().position(|id| **id == *change.device_id);
-            let index = index.and_then(|index| u16::try_from(index).ok());
-            let device = index.ok_or(ConversionError::UnknownDevice(change.device_id))?;
-            Report::DeviceChanged {
-                device: DeviceIndex(device),
-                usable: change.usable,
-                reason: change.reason,
-            }
-        }
+        Message::DeviceChanged(change) => Report::DeviceChanged {
+            device: device_index(&change.device_id, devices)?,
+            usable: change.usable,
+            reason: change.reason,
+        },
         Message::Draining(draining) => {
             tracing::debug!(%worker, seconds_left = draining.seconds_left, "the worker drains");
             Report::Draining {
@@ -315,6 +326,18 @@ pub(crate) fn execution_report(report: backend::ExecutionReport) -> ExecutionRep
         user_cycles: report.user_cycles,
         total_cycles: report.total_cycles,
         program_id: report.program_id,
+        exit_code: report.exit_code,
+        segment_po2: report.segment_po2,
+    }
+}
+
+/// The same in the backend's words.
+pub(crate) fn told_execution(report: &ExecutionReport) -> backend::ExecutionReport {
+    backend::ExecutionReport {
+        segments: report.segments,
+        user_cycles: report.user_cycles,
+        total_cycles: report.total_cycles,
+        program_id: report.program_id.clone(),
         exit_code: report.exit_code,
         segment_po2: report.segment_po2,
     }
@@ -451,6 +474,13 @@ pub(crate) fn refusal_kind(refusal: &Refusal) -> wire::ErrorKind {
     }
 }
 
+/// Name of the pod that an agent's name begins with.
+pub(crate) fn pod_of(worker_id: &str) -> &str {
+    worker_id
+        .split_once(WORKER_ID_SEPARATOR)
+        .map_or(worker_id, |(pod, _)| pod)
+}
+
 /// As the worker's log shows it.
 pub(crate) fn stop_reason(reason: StopReason) -> &'static str {
     match reason {
@@ -485,24 +515,39 @@ mod tests {
 
     #[test]
     fn a_held_attempt_is_told_as_the_worker_has_it() {
-        for (started, completed) in [(false, false), (true, false), (true, true)] {
-            let told = held_attempt(&wire::HeldAttempt {
-                attempt_id: 7,
-                started,
-                completed,
-            });
-            assert_eq!(
-                told,
-                HeldAttempt {
-                    attempt: AttemptId(7),
-                    task: TaskId(0),
-                    device: None,
-                    number: 0,
-                    started,
-                    completed
-                }
-            );
+        let devices = ["gpu-0".into(), "gpu-1".into()];
+        let mk_held = |device_id: &str| wire::HeldAttempt {
+            attempt_id: 7,
+            started: true,
+            completed: false,
+            task_id: 5,
+            device_id: device_id.to_owned(),
+            attempt_number: 2,
+        };
+        let told = |device| HeldAttempt {
+            attempt: AttemptId(7),
+            task: TaskId(5),
+            device,
+            number: 2,
+            started: true,
+            completed: false,
+        };
+        for (device_id, device) in [("gpu-1", Some(DeviceIndex(1))), ("", None)] {
+            assert_eq!(held_attempt(&mk_held(device_id), &devices).unwrap(), told(device));
         }
+        let error = held_attempt(&mk_held("gpu-2"), &devices).unwrap_err();
+        assert_eq!(error.to_string(), "device \"gpu-2\" was not in the hello");
+    }
+
+    #[test]
+    fn an_agent_of_the_version_before_tells_no_task_of_what_it_holds() {
+        let before = wire::HeldAttempt {
+            attempt_id: 7,
+            started: true,
+            ..wire::HeldAttempt::default()
+        };
+        let told = held_attempt(&before, &[]).unwrap();
+        assert_eq!((told.task, told.device, told.number), (TaskId(0), None, 0));
     }
 
     #[test]

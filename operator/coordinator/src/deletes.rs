@@ -1,5 +1,6 @@
 //! Deletes artifacts in the background, a few at a time, so that the engine never waits for the store.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -12,6 +13,13 @@ use crate::metrics::Metrics;
 /// Deletions that wait; what passes it is left to the sweep of the job's prefix.
 pub(crate) const DELETE_QUEUE: usize = 1 << 17;
 
+/// Objects that one listing of a sweep asks for.
+const SWEEP_OBJECTS: usize = 1_000;
+/// Listings of one sweep; what passes it goes with the job.
+const LISTINGS_PER_SWEEP: usize = 100;
+/// Below a job's prefix, where its attempts put what they make.
+const ATTEMPTS: &str = "attempts/";
+
 /// What to delete.
 #[derive(Debug)]
 pub enum Deletion {
@@ -19,6 +27,13 @@ pub enum Deletion {
     Artifact(Arc<str>),
     /// All of a job.
     Job(Prefix),
+    /// What attempts of a job that is over put into the store and nothing names.
+    Leftovers {
+        /// The job's.
+        prefix: Prefix,
+        /// Keys that stay.
+        keep: BTreeSet<Arc<str>>,
+    },
 }
 
 /// Works off the queue until its senders are gone.
@@ -46,5 +61,31 @@ async fn delete(store: &dyn ArtifactStore, deletion: &Deletion) -> Result<(), St
     match deletion {
         Deletion::Artifact(key) => store.delete(&Key::new(&**key)?).await,
         Deletion::Job(prefix) => store.delete_prefix(prefix).await.map(|_| ()),
+        Deletion::Leftovers { prefix, keep } => sweep(store, prefix, keep).await,
     }
+}
+
+/// Deletes what attempts left, a listing at a time, as long as that makes room for another listing.
+async fn sweep(
+    store: &dyn ArtifactStore,
+    prefix: &Prefix,
+    keep: &BTreeSet<Arc<str>>,
+) -> Result<(), StoreError> {
+    let attempts = Prefix::new(format!("{}{ATTEMPTS}", prefix.as_str()))?;
+    for _ in 0..LISTINGS_PER_SWEEP {
+        let listing = store.list(&attempts, SWEEP_OBJECTS).await?;
+        let left: Vec<&Key> = listing
+            .objects
+            .iter()
+            .map(|object| &object.key)
+            .filter(|key| !keep.contains(key.as_str()))
+            .collect();
+        for key in &left {
+            store.delete(key).await?;
+        }
+        if !listing.truncated || left.is_empty() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }

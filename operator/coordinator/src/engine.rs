@@ -7,6 +7,7 @@
 //!
 //! Public for the parts of this workspace that drive it: the actor, the simulation, the benchmarks.
 
+mod durable;
 mod execute;
 mod groups;
 mod jobs;
@@ -17,13 +18,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prover_core::{Action, Event, JobId, Limits, State, Timestamp, WorkerId};
+use prover_core::{Action, CallId, Event, JobId, Limits, State, Timestamp, WorkerId};
 use prover_runtime::Clock;
 use tokio::sync::watch;
 
 use crate::catalogue::Catalogue;
 use crate::container::Containers;
 use crate::record::JobRecord;
+use crate::remembered::Memory;
 use crate::view::ClusterView;
 
 pub use crate::admission::JobRequest;
@@ -31,14 +33,17 @@ pub use crate::command::{Command, Connected, Submitted};
 pub use crate::convert::{ConversionError, Hello};
 pub use crate::deletes::Deletion;
 pub use crate::metrics::Metrics;
+pub use crate::remembered::{Record, RecordError, ShellFact};
+pub use crate::replica::{Replica, ReplicaError};
 pub use crate::session::{Closer, Refused, SessionHandle, command_of, hello};
 
+use durable::Held;
 use groups::Groups;
 use jobs::WaitingJob;
 use workers::Worker;
 
 /// What an engine is made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EngineParts {
     /// Limits of the scheduling core.
     pub limits: Limits,
@@ -85,6 +90,24 @@ pub struct Engine {
     groups: Groups,
     /// What is to be deleted from the store.
     deletions: Vec<Deletion>,
+    /// What the log will be given, by event.
+    unwritten: Vec<Vec<Record>>,
+    /// Records so far.
+    recorded: u64,
+    /// Records that the log has.
+    committed: u64,
+    /// What waits for the log, by the records that it must have.
+    held: VecDeque<(u64, Held)>,
+    /// The call whose answer waits for the log.
+    promising: Option<CallId>,
+    /// Who reports or calls, for answers about attempts that the core does not know.
+    speaker: Option<WorkerId>,
+    /// The log takes nothing more.
+    log_full: bool,
+    /// What a coordinator after this one must know of jobs; empty without a log.
+    memory: Memory,
+    /// Jobs that are over, whose attempts may have left something in the store.
+    to_sweep: BTreeSet<JobId>,
     /// Failures that wait for the kubelet's word.
     containers: Containers,
     cluster_changed: bool,
@@ -95,8 +118,13 @@ impl Engine {
     /// Nothing known yet.
     #[must_use]
     pub fn new(parts: EngineParts) -> Engine {
+        let state = State::in_epoch(parts.limits.clone(), parts.epoch);
+        Engine::with_state(parts, state)
+    }
+
+    fn with_state(parts: EngineParts, state: State) -> Engine {
         Engine {
-            state: State::in_epoch(parts.limits.clone(), parts.epoch),
+            state,
             parts,
             workers: BTreeMap::new(),
             worker_ids: BTreeMap::new(),
@@ -114,6 +142,15 @@ impl Engine {
             leaving_until: None,
             groups: Groups::default(),
             deletions: Vec::new(),
+            unwritten: Vec::new(),
+            recorded: 0,
+            committed: 0,
+            held: VecDeque::new(),
+            promising: None,
+            speaker: None,
+            log_full: false,
+            memory: Memory::default(),
+            to_sweep: BTreeSet::new(),
             containers: Containers::default(),
             cluster_changed: true,
             cluster_published: Timestamp::default(),
@@ -162,6 +199,7 @@ impl Engine {
         self.judge_overdue_failures(now);
         self.lapse_leaving(now);
         self.show_due();
+        self.sweep_ended();
     }
 
     /// Does one thing.
@@ -176,7 +214,9 @@ impl Engine {
                 self.apply(Event::TenantPolicyChanged { tenant, policy });
             }
             Command::Forget { uid } => self.forget(&uid),
-            Command::JobsSynced => {}
+            Command::JobsSynced => self.jobs_synced(),
+            Command::KnownSources { uid, reply } => drop(reply.send(self.known_sources(&uid))),
+            Command::SetPods { pods } => self.set_pods(&pods),
             Command::WorkerGone { worker_id } => self.worker_gone(&worker_id),
             Command::PodGone { pod_name, pod_uid } => self.pod_gone(&pod_name, &pod_uid),
             Command::SetLeaving { pods, reply } => {
@@ -207,7 +247,9 @@ impl Engine {
                 report,
             } => {
                 if self.is_current(worker, session) {
+                    self.speaker = Some(worker);
                     self.report(worker, report);
+                    self.speaker = None;
                 }
             }
             Command::Call {
@@ -216,7 +258,9 @@ impl Engine {
                 event,
             } => {
                 if self.is_current(worker, session) {
+                    self.speaker = Some(worker);
                     self.call(worker, event);
+                    self.speaker = None;
                 }
             }
         }
@@ -232,7 +276,18 @@ impl Engine {
     fn core_actions(&mut self, event: Event) -> Vec<Action> {
         let now = self.now();
         let mut actions = std::mem::take(&mut self.actions);
+        self.promising = durable::promising_call(&event);
         self.state.apply(event, now, &mut actions);
+        if self.parts.limits.record_facts {
+            // Before anything is done about the event, so that it is known what must wait for the log.
+            let facts = actions.extract_if(.., |action| matches!(action, Action::Record(_)));
+            let facts = facts.filter_map(|action| match action {
+                Action::Record(fact) => Some(fact),
+                _ => None,
+            });
+            let facts = facts.collect();
+            self.record_core(facts);
+        }
         self.parts.metrics.events.inc();
         self.cluster_changed = true;
         actions

@@ -33,6 +33,13 @@ pub enum CoordinatorError {
         /// What the probe found.
         source: prover_artifacts::StoreError,
     },
+    /// The log can't be used.
+    #[error("the log in the artifact store can't be used: {source}")]
+    Log {
+        /// What is wrong with it.
+        #[from]
+        source: prover_log::LogError,
+    },
     /// A metric is registered already: two coordinators share one registry.
     #[error("metrics can't be registered: {source}")]
     Metrics {
@@ -62,6 +69,7 @@ impl CoordinatorError {
         match self {
             CoordinatorError::Bind { .. } => "bind",
             CoordinatorError::StoreUnusable { .. } => "store_unusable",
+            CoordinatorError::Log { source } => source.category(),
             CoordinatorError::Metrics { .. } => "metrics",
             CoordinatorError::InvalidConfiguration { .. } => "invalid_configuration",
             CoordinatorError::Stopped => "stopped",
@@ -73,6 +81,10 @@ impl CoordinatorError {
     pub fn retry(&self) -> Retry {
         match self {
             CoordinatorError::Bind { .. } | CoordinatorError::StoreUnusable { .. } => Retry::Backoff,
+            CoordinatorError::Log { source } => match source.retry() {
+                prover_log::Retry::Never => Retry::Never,
+                _ => Retry::Backoff,
+            },
             CoordinatorError::Metrics { .. }
             | CoordinatorError::InvalidConfiguration { .. }
             | CoordinatorError::Stopped => Retry::Never,
@@ -111,7 +123,7 @@ pub enum AdmissionError {
         /// As asked for.
         system: String,
         /// As asked for.
-        kind: &'static str,
+        kind: String,
         /// What may be asked for.
         offered: String,
     },
@@ -135,6 +147,12 @@ pub enum AdmissionError {
         /// The limit.
         limit: usize,
     },
+    /// Another coordinator takes jobs.
+    #[error("this coordinator does not lead: the one that does will take the job")]
+    NotLeader,
+    /// What is taken can't be remembered now.
+    #[error("the log in the artifact store can't be written now: the job is taken when it can be again")]
+    LogUnavailable,
     /// The coordinator has been shut down.
     #[error("the coordinator has been shut down")]
     Stopped,
@@ -152,6 +170,8 @@ impl AdmissionError {
             AdmissionError::Program(error) => error.category(),
             AdmissionError::Refused { .. } => "refused",
             AdmissionError::TooManyJobs { .. } => "too_many_jobs",
+            AdmissionError::NotLeader => "not_leader",
+            AdmissionError::LogUnavailable => "log_unavailable",
             AdmissionError::Stopped => "stopped",
         }
     }
@@ -167,6 +187,8 @@ impl AdmissionError {
             AdmissionError::Program(error) => error.reason(),
             AdmissionError::Refused { .. } => "Refused",
             AdmissionError::TooManyJobs { .. } => "TooManyJobs",
+            AdmissionError::NotLeader => "NotLeader",
+            AdmissionError::LogUnavailable => "LogUnavailable",
             AdmissionError::Stopped => "CoordinatorStopped",
         }
     }
@@ -180,9 +202,11 @@ impl AdmissionError {
             | AdmissionError::KindNotOffered { .. }
             | AdmissionError::Program(_) => true,
             AdmissionError::Source(error) => error.bad_input(),
-            AdmissionError::Refused { .. } | AdmissionError::TooManyJobs { .. } | AdmissionError::Stopped => {
-                false
-            }
+            AdmissionError::Refused { .. }
+            | AdmissionError::TooManyJobs { .. }
+            | AdmissionError::NotLeader
+            | AdmissionError::LogUnavailable
+            | AdmissionError::Stopped => false,
         }
     }
 
@@ -191,7 +215,9 @@ impl AdmissionError {
     pub fn retry(&self) -> Retry {
         match self {
             AdmissionError::Source(error) => error.retry(),
-            AdmissionError::TooManyJobs { .. } => Retry::Backoff,
+            AdmissionError::TooManyJobs { .. }
+            | AdmissionError::NotLeader
+            | AdmissionError::LogUnavailable => Retry::Backoff,
             _ => Retry::Never,
         }
     }

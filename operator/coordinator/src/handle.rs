@@ -1,5 +1,6 @@
 //! What the owner of a coordinator holds: the coordinator itself, and one handle per job.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, AdmissionLimits};
+use crate::admission::{self, AdmissionLimits, JobRequest};
 use crate::command::Command;
 use crate::config::SHUTDOWN_TIMEOUT;
 use crate::container::ContainerEnd;
@@ -76,7 +77,10 @@ impl CoordinatorHandle {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let request = admission::prepare(job, &access, self.store.as_ref(), &limits).await?;
+        let request = match self.known(&job, &limits).await? {
+            Some(request) => request,
+            None => admission::prepare(job, &access, self.store.as_ref(), &limits).await?,
+        };
         let uid = request.uid.clone();
         let (reply, answer) = oneshot::channel();
         let command = Command::Submit {
@@ -93,6 +97,33 @@ impl CoordinatorHandle {
             view,
             commands: self.commands.clone(),
         })
+    }
+
+    /// A job that is known already, such as after a takeover: its sources are in the store, and are not read again.
+    async fn known(
+        &self,
+        job: &ProofJob,
+        limits: &AdmissionLimits,
+    ) -> Result<Option<JobRequest>, AdmissionError> {
+        if !self.role.borrow().leads() {
+            return Err(AdmissionError::NotLeader);
+        }
+        let Some(uid) = job.metadata.uid.as_deref() else {
+            return Ok(None);
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::KnownSources {
+            uid: uid.into(),
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AdmissionError::Stopped)?;
+        let sources = answer.await.map_err(|_| AdmissionError::Stopped)?;
+        let known = sources.map(|sources| JobRequest::unchecked(job, &limits.artifact_prefix, sources));
+        // A uid of which no key can be made is refused with the rest of what is wrong with the job.
+        Ok(known.and_then(Result::ok))
     }
 
     /// What this coordinator does, now and later. [`Role::Following`] with `caught_up` is ready to take over.
@@ -232,6 +263,11 @@ impl WorkerControl {
                 pod_uid: pod_uid.into(),
             })
             .await;
+    }
+
+    /// Replaces what is known of the pods that exist. After a takeover workers of other pods are not waited for.
+    pub async fn set_pods(&self, names: BTreeSet<Arc<str>>) {
+        let _ = self.commands.send(Command::SetPods { pods: names }).await;
     }
 
     /// Replaces what is known of the worker groups, so that jobs can wait for a group that has no worker yet.

@@ -22,6 +22,8 @@ mod metrics;
 mod operator_plane;
 pub mod program;
 mod record;
+mod remembered;
+mod replica;
 mod role;
 mod session;
 mod sign_in;

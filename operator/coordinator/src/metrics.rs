@@ -4,6 +4,7 @@ use prover_runtime::prometheus::{
     Counter, Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::role::Role;
 use crate::view::{ClassDepth, ClusterView};
 
 const PREFIX: &str = "prover_coordinator";
@@ -32,6 +33,12 @@ pub struct Metrics {
     queue_tasks: IntGaugeVec,
     queue_device_seconds: GaugeVec,
     pub(crate) waiting_for_backend: IntGauge,
+    pub(crate) waiting_for_log: IntGauge,
+    pub(crate) refused_without_log: IntCounterVec,
+    pub(crate) log_records: IntCounter,
+    pub(crate) log_backlog: IntGauge,
+    pub(crate) log_errors: IntCounterVec,
+    pub(crate) role: IntGaugeVec,
 }
 
 struct Registrar<'a>(&'a Registry);
@@ -45,6 +52,12 @@ impl Registrar<'_> {
         let counter = IntCounter::with_opts(Self::options(name, help))?;
         self.0.register(Box::new(counter.clone()))?;
         Ok(counter)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        let gauge = IntGauge::with_opts(Self::options(name, help))?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
     }
 
     fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec, Error> {
@@ -85,7 +98,29 @@ impl Metrics {
             "Jobs whose proof system no connected worker offers.",
         ))?;
         registry.register(Box::new(waiting_for_backend.clone()))?;
+        let waiting_for_log = r.gauge(
+            "waiting_for_log",
+            "Acknowledgements, answers, deletes and ends of jobs that wait until the log has what they promise.",
+        )?;
+        let log_backlog = r.gauge(
+            "log_backlog_records",
+            "Records that the log's queue has no room for; they wait in memory.",
+        )?;
         Ok(Metrics {
+            waiting_for_log,
+            log_backlog,
+            refused_without_log: r.counters(
+                "refused_without_log_total",
+                "Jobs and submissions of tasks that were refused because the log could not be written, by kind.",
+                "what",
+            )?,
+            log_records: r.counter("log_records_total", "Records that were given to the log.")?,
+            log_errors: r.counters(
+                "log_errors_total",
+                "Errors of following, taking over and writing the log, by reason.",
+                "reason",
+            )?,
+            role: r.gauges("role", "1 for what this coordinator is, 0 for the others.", &["role"])?,
             events: r.counter("events_total", "Events that the scheduling core has applied.")?,
             actions: r.counters(
                 "actions_total",
@@ -153,6 +188,19 @@ impl Metrics {
             queue_device_seconds,
             waiting_for_backend,
         })
+    }
+
+    pub(crate) fn show_role(&self, role: Role) {
+        let shown = match role {
+            Role::Following { .. } => "following",
+            Role::Leading { .. } => "leading",
+            Role::Fenced => "fenced",
+        };
+        for known in ["following", "leading", "fenced"] {
+            self.role
+                .with_label_values(&[known])
+                .set(i64::from(known == shown));
+        }
     }
 
     pub(crate) fn session_refused(&self, reason: &'static str) {

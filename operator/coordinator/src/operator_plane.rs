@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::command::Command;
+use crate::role::Standing;
 use crate::sign_in::SignIn;
 use crate::store_watch::StoreState;
 use crate::view::{ClassDepth, ClusterView, WorkerView};
@@ -36,6 +37,7 @@ const POD_NAME_BYTES: usize = 253;
 #[derive(Debug)]
 pub(crate) struct OperatorPlaneService {
     pub(crate) sign_in: SignIn,
+    pub(crate) standing: Standing,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterView>>,
     pub(crate) store: watch::Receiver<StoreState>,
@@ -51,6 +53,7 @@ impl OperatorPlane for OperatorPlaneService {
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<StateStream>, Status> {
         self.sign_in.operator(&request).await?;
+        self.standing.check()?;
         let interval = match request.get_ref().interval_ms {
             0 => INTERVAL,
             asked => Duration::from_millis(asked.into()).clamp(SHORTEST_INTERVAL, LONGEST_SILENCE),
@@ -62,6 +65,7 @@ impl OperatorPlane for OperatorPlaneService {
             stop: self.stop.clone(),
             interval,
             first: true,
+            standing: self.standing.clone(),
         };
         Ok(Response::new(Box::pin(stream::unfold(
             watching,
@@ -77,6 +81,7 @@ impl OperatorPlane for OperatorPlaneService {
         request: Request<wire::SetLeavingRequest>,
     ) -> Result<Response<wire::SetLeavingResponse>, Status> {
         self.sign_in.operator(&request).await?;
+        self.standing.check()?;
         let pods = request.into_inner().pods;
         if pods.len() > PODS || pods.iter().any(|pod| pod.len() > POD_NAME_BYTES) {
             return Err(Status::invalid_argument(format!(
@@ -105,6 +110,7 @@ struct Watching {
     stop: CancellationToken,
     interval: Duration,
     first: bool,
+    standing: Standing,
 }
 
 impl Watching {
@@ -122,6 +128,9 @@ impl Watching {
                 changed = self.store.changed() => changed.ok()?,
                 () = tokio::time::sleep(silence) => {}
             }
+        }
+        if !self.standing.leads() {
+            return None;
         }
         let view = self.cluster.borrow_and_update().clone();
         let store = self.store.borrow_and_update().clone();

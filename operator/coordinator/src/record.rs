@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 use crate::admission::{JobRequest, PUBLIC_VALUES};
 use crate::catalogue::Backend;
+use crate::convert;
+use crate::remembered::{JobUsed, Remembered, used};
 use crate::view::{
     ExecutionReport, JobView, Phase, ProofReport, ProofView, StageProgress, TaskState, TaskView,
 };
@@ -50,6 +52,12 @@ pub(crate) struct JobRecord {
     pub(crate) view_due: Option<Timestamp>,
     pub(crate) phase: Phase,
     published: Timestamp,
+    /// It was submitted since this coordinator leads.
+    pub(crate) claimed: bool,
+    /// It is over, but the log does not have that yet.
+    pub(crate) withheld: bool,
+    /// What the log was told last of what its attempts took.
+    told_used: JobUsed,
     sender: watch::Sender<Arc<JobView>>,
 }
 
@@ -127,8 +135,35 @@ impl JobRecord {
             view_due: None,
             phase: Phase::Queued,
             published: Timestamp::default(),
+            claimed: true,
+            withheld: false,
+            told_used: JobUsed::default(),
             sender,
         }
+    }
+
+    /// Takes on what a log says of it; its tasks are those of the core.
+    pub(crate) fn returned(&mut self, state: &State, remembered: &Remembered) {
+        self.claimed = false;
+        self.execution = remembered.executed.clone().map(convert::execution_report);
+        self.proof.clone_from(&remembered.proved);
+        self.failed_attempts = remembered.used.failed_attempts;
+        self.group_times = remembered.used.times();
+        self.told_used = remembered.used.clone();
+        self.changed = state.tasks(self.job).map(|task| task.task).collect();
+        if let Some(told) = state.job(self.job) {
+            self.phase = describe(told.phase).phase;
+        }
+    }
+
+    /// What its attempts took, if that is news since it was asked last.
+    pub(crate) fn newly_used(&mut self) -> Option<JobUsed> {
+        let used = used(&self.group_times, self.failed_attempts);
+        if used == self.told_used {
+            return None;
+        }
+        self.told_used = used.clone();
+        Some(used)
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<JobView>> {
@@ -137,7 +172,7 @@ impl JobRecord {
 
     /// Kind of device that its segments are proved on.
     pub(crate) fn leaf_class(&self) -> DeviceClass {
-        let offer = self.backend.offer(&self.request.system, self.request.kind);
+        let offer = self.backend.offer(&self.request.system, &self.request.kind);
         offer.map_or(DeviceClass::Cpu, |offer| offer.largest_leaf.device_class)
     }
 

@@ -1,5 +1,8 @@
 //! Which of the coordinators of one ProverCluster this one is.
 
+use tokio::sync::watch;
+use tonic::Status;
+
 /// What a coordinator does for its ProverCluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -53,5 +56,35 @@ impl TakeOverError {
             TakeOverError::Unusable { .. } => "unusable",
             TakeOverError::Stopped => "stopped",
         }
+    }
+}
+
+/// What both planes know of the role.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) role: watch::Receiver<Role>,
+    pub(crate) leader: watch::Receiver<Option<String>>,
+}
+
+impl Standing {
+    pub(crate) fn leads(&self) -> bool {
+        self.role.borrow().leads()
+    }
+
+    /// HOST:PORT of the coordinator that leads, as far as it is known.
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.leader.borrow().clone()
+    }
+
+    /// Only the leader answers.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        if self.leads() {
+            return Ok(());
+        }
+        let leader = self.leader();
+        let leader = leader.as_deref().unwrap_or("not known yet");
+        Err(Status::unavailable(format!(
+            "this coordinator does not lead; the one that does is {leader}"
+        )))
     }
 }

@@ -24,12 +24,14 @@ use crate::config::HELLO_TIMEOUT;
 use crate::convert::{self, ConversionError, Hello};
 use crate::identity::Identity;
 use crate::metrics::Metrics;
+use crate::role::Standing;
 use crate::sign_in::SignIn;
 
 /// Ends a stream from the coordinator's side, once, with a reason that its worker sees.
 #[derive(Clone, Debug, Default)]
 pub struct Closer {
-    status: Arc<OnceLock<Status>>,
+    /// What the worker is told last.
+    last: Arc<OnceLock<Result<wire::CoordinatorMessage, Status>>>,
     closed: CancellationToken,
 }
 
@@ -37,7 +39,13 @@ impl Closer {
     /// Closes the stream; the first reason counts.
     pub fn close(&self, status: Status) {
         // Only the first reason counts: what follows is its consequence.
-        let _ = self.status.set(status);
+        let _ = self.last.set(Err(status));
+        self.closed.cancel();
+    }
+
+    /// Closes the stream since another coordinator leads, at this HOST:PORT if it is known.
+    pub fn hand_over(&self, leader: Option<&str>) {
+        let _ = self.last.set(not_leader(leader));
         self.closed.cancel();
     }
 
@@ -45,15 +53,36 @@ impl Closer {
         self.closed.cancelled().await;
     }
 
-    fn status(&self) -> Status {
-        self.reason()
-            .unwrap_or_else(|| Status::aborted("the stream was closed"))
+    fn last(&self) -> Result<wire::CoordinatorMessage, Status> {
+        let last = self.last.get().cloned();
+        last.unwrap_or_else(|| Err(Status::aborted("the stream was closed")))
     }
 
     /// Why the coordinator closed the stream; none while it is open.
     #[must_use]
     pub fn reason(&self) -> Option<Status> {
-        self.status.get().cloned()
+        self.told().map(|last| match last {
+            Ok(_) => Status::unavailable("another coordinator leads"),
+            Err(status) => status,
+        })
+    }
+
+    /// What the worker is told last; none while the stream is open.
+    #[must_use]
+    pub fn told(&self) -> Option<Result<wire::CoordinatorMessage, Status>> {
+        self.last.get().cloned()
+    }
+}
+
+/// How a worker learns that another coordinator leads.
+fn not_leader(leader: Option<&str>) -> Result<wire::CoordinatorMessage, Status> {
+    match leader {
+        Some(address) => Ok(envelope(Outbound::NotLeader(wire::NotLeader {
+            address: address.to_owned(),
+        }))),
+        None => Err(Status::unavailable(
+            "this coordinator does not lead, and does not know yet which one does: try again",
+        )),
     }
 }
 
@@ -79,6 +108,7 @@ pub(crate) fn envelope(message: Outbound) -> wire::CoordinatorMessage {
 #[derive(Debug)]
 pub(crate) struct WorkerPlaneService {
     pub(crate) sign_in: SignIn,
+    pub(crate) standing: Standing,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) outbound_messages: usize,
     pub(crate) metrics: Metrics,
@@ -95,6 +125,13 @@ impl WorkerPlane for WorkerPlaneService {
         request: Request<Streaming<wire::WorkerMessage>>,
     ) -> Result<Response<OutboundStream>, Status> {
         let identity = self.sign_in.worker(&request).await?;
+        if !self.standing.leads() {
+            self.metrics.session_refused("not_leader");
+            let (_, messages) = mpsc::channel(1);
+            let closer = Closer::default();
+            closer.hand_over(self.standing.leader().as_deref());
+            return Ok(Response::new(OutboundStream::new(messages, closer)));
+        }
         let (outbound, messages) = mpsc::channel(self.outbound_messages);
         let closer = Closer::default();
         let reader = Reader {
@@ -145,7 +182,7 @@ impl Stream for OutboundStream {
             return Poll::Ready(None);
         }
         // The reason is set before the token is cancelled, so it is there whenever the token is.
-        if this.closer.status.get().is_none() {
+        if this.closer.last.get().is_none() {
             if let Poll::Ready(message) = this.messages.poll_recv(context) {
                 return Poll::Ready(message.map(Ok));
             }
@@ -154,7 +191,7 @@ impl Stream for OutboundStream {
             }
         }
         this.over = true;
-        Poll::Ready(Some(Err(this.closer.status())))
+        Poll::Ready(Some(this.closer.last()))
     }
 }
 
@@ -322,7 +359,7 @@ impl Reader {
                 () = &mut stopped => return Some(stopping()),
                 () = &mut closed => return None,
             };
-            if closer.status.get().is_some() {
+            if closer.last.get().is_some() {
                 return None;
             }
             let message = match message {

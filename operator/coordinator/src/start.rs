@@ -5,6 +5,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use prover_artifacts::{ArtifactStore, Prefix};
+use prover_core::Limits;
+use prover_log::Follower;
 use prover_wire::limits::MESSAGE_BYTES;
 use prover_wire::operator_plane::operator_plane_server::OperatorPlaneServer;
 use prover_wire::protocol::worker_plane_server::WorkerPlaneServer;
@@ -14,17 +16,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Following};
 use crate::admission::AdmissionLimits;
-use crate::config::{COMMAND_QUEUE, CONTROL_QUEUE, CoordinatorConfig};
+use crate::config::{COMMAND_QUEUE, CONTROL_QUEUE, CoordinatorConfig, Durability};
 use crate::deletes::{self, DELETE_QUEUE};
-use crate::engine::{Engine, EngineParts};
+use crate::engine::EngineParts;
 use crate::error::CoordinatorError;
 use crate::handle::CoordinatorHandle;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::operator_plane::OperatorPlaneService;
-use crate::role::Role;
+use crate::role::{Role, Standing};
 use crate::session::WorkerPlaneService;
 use crate::sign_in::SignIn;
 use crate::store_watch::{self, StoreState};
@@ -65,24 +67,45 @@ pub async fn start(
     let (cluster_sender, cluster) = watch::channel(Arc::new(ClusterView::default()));
     let (store_sender, store_state) = watch::channel(StoreState::reachable());
     let stop = CancellationToken::new();
-    let engine = Engine::new(EngineParts {
-        limits: config.limits.clone(),
+    let (following, first) = match &config.durability {
+        Durability::None => (None, Role::Leading { epoch: config.epoch }),
+        Durability::Log(log) => {
+            let follower =
+                Follower::open(Arc::clone(&log.store), log.prefix.clone(), log.limits.clone()).await?;
+            let following = Following {
+                follower,
+                interval: log.follow_interval,
+            };
+            (Some(following), Role::Following { caught_up: false })
+        }
+    };
+    metrics.show_role(first);
+    let parts = EngineParts {
+        limits: Limits {
+            record_facts: following.is_some(),
+            ..config.limits.clone()
+        },
         epoch: config.epoch,
         heartbeat_interval: config.heartbeat_interval,
         clock: Arc::clone(&config.clock),
         metrics: metrics.clone(),
         cluster: cluster_sender,
-    });
-    let (role_sender, role) = watch::channel(Role::Leading { epoch: config.epoch });
-    let (leader, _) = watch::channel(None);
+    };
+    let (role_sender, role) = watch::channel(first);
+    let (leader, told_leader) = watch::channel(None);
     let (control, controls) = mpsc::channel(CONTROL_QUEUE);
     let actor = Actor {
-        engine,
-        role: role_sender,
-        control: controls,
-        clock: Arc::clone(&config.clock),
-        metrics: metrics.clone(),
+        parts,
         deletions,
+        role: role_sender,
+        leader: told_leader.clone(),
+        control: controls,
+        commands: queue,
+        stop: stop.clone(),
+    };
+    let standing = Standing {
+        role: role.clone(),
+        leader: told_leader,
     };
     let sign_in = SignIn {
         authentication: config.worker_authentication,
@@ -90,6 +113,7 @@ pub async fn start(
     };
     let operator_plane = OperatorPlaneService {
         sign_in: sign_in.clone(),
+        standing: standing.clone(),
         commands: commands.clone(),
         cluster: cluster.clone(),
         store: store_state,
@@ -98,6 +122,7 @@ pub async fn start(
     };
     let service = WorkerPlaneService {
         sign_in,
+        standing,
         commands: commands.clone(),
         outbound_messages: config.outbound_messages,
         metrics: metrics.clone(),
@@ -112,7 +137,7 @@ pub async fn start(
         stop: stop.clone(),
     };
     let tasks = vec![
-        tokio::spawn(actor.run(queue, stop.clone())),
+        tokio::spawn(actor.run(following)),
         tokio::spawn(deletes::run(
             Arc::clone(&store),
             deletion_queue,

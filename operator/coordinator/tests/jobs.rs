@@ -274,6 +274,7 @@ async fn a_running_attempt_survives_a_broken_stream_that_comes_back() {
         attempt_id: prove.attempt_id,
         started: true,
         completed: false,
+        ..wire::HeldAttempt::default()
     }];
     let mut worker = FakeWorker::connect_as(&fixture, hello).await;
     assert_eq!(worker.welcome.stop, Vec::<u64>::new());
@@ -298,6 +299,7 @@ async fn an_attempt_that_the_coordinator_does_not_know_is_stopped_in_the_welcome
         attempt_id: 4711,
         started: true,
         completed: false,
+        ..wire::HeldAttempt::default()
     }];
     let worker = FakeWorker::connect_as(&fixture, hello).await;
     assert_eq!(worker.welcome.stop, [4711]);

@@ -4,6 +4,7 @@
 //! made them, so the cache never keeps bytes longer than that job.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::action::Action;
@@ -31,6 +32,17 @@ pub(crate) struct ActionCache {
 impl ActionCache {
     pub(crate) fn hold(&mut self, key: &Arc<str>) {
         *self.holders.entry(key.clone()).or_insert(0) += 1;
+    }
+
+    /// Keys below a prefix that something holds.
+    pub(crate) fn held_below(&self, prefix: &str) -> BTreeSet<Arc<str>> {
+        let from = self
+            .holders
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map(|(key, _)| key)
+            .take_while(|key| key.starts_with(prefix))
+            .cloned()
+            .collect()
     }
 
     /// One holder less. True: it was the last one.

@@ -1,6 +1,6 @@
 //! What the shells may read: jobs, tasks, attempts, workers and queue depth. Owns no state and changes none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::action::JobPhase;
@@ -96,6 +96,8 @@ pub struct JobView<'a> {
     pub tasks: usize,
     /// Attempts that hold a lease.
     pub attempts_running: u32,
+    /// Attempts that have a place on a worker, those that are being stopped among them.
+    pub attempts_placed: u32,
     /// Device time of all its attempts, divided where attempts overlapped on a device.
     pub device_time: Milliseconds,
     /// Energy of all its attempts in millijoules.
@@ -275,6 +277,7 @@ impl State {
             },
             tasks: entry.planned,
             attempts_running: entry.active,
+            attempts_placed: entry.placed,
             device_time: Milliseconds(entry.device_microseconds / 1000),
             energy_millijoules: entry.energy_millijoules,
         }
@@ -402,6 +405,19 @@ impl State {
             }
         }
         counts
+    }
+
+    /// Store keys below a prefix that something still names: names of the job, entries of the action cache, names of
+    /// other jobs that share their bytes.
+    pub fn kept_keys(&self, job: JobId, prefix: &str) -> BTreeSet<Arc<str>> {
+        let mut keys = self.cache.held_below(prefix);
+        if let Some(job) = self.jobs.find(job.0) {
+            let bindings = self.jobs[job].artifacts.iter();
+            keys.extend(
+                bindings.filter_map(|artifact| artifact.binding.as_ref().map(|bound| bound.key.clone())),
+            );
+        }
+        keys
     }
 
     fn attempt_view(&self, index: u32) -> AttemptView {

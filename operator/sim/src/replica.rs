@@ -444,6 +444,13 @@ impl World {
                         self.for_replica(replica, 1, Happening::Delete { key });
                     }
                 }
+                Deletion::Leftovers { prefix, keep } => {
+                    for key in self.store.list(&format!("{}attempts/", prefix.as_str())) {
+                        if !keep.contains(&*key) {
+                            self.for_replica(replica, 1, Happening::Delete { key });
+                        }
+                    }
+                }
             }
         }
         for uid in changed {

@@ -238,7 +238,9 @@ impl Validate for Device {
 
 impl Validate for HeldAttempt {
     fn validate(&self) -> Result<(), WireError> {
-        identity("held.attempt_id", self.attempt_id)
+        identity("held.attempt_id", self.attempt_id)?;
+        // Empty in the control lane.
+        at_most("held.device_id", "bytes", self.device_id.len(), NAME_BYTES)
     }
 }
 
@@ -275,7 +277,17 @@ impl Validate for WorkerHello {
             BACKEND_DESCRIPTION_BYTES,
         )?;
         at_most("held", "entries", self.held.len(), ATTEMPTS_PER_WORKER)?;
-        self.held.iter().try_for_each(Validate::validate)
+        let mut held = std::collections::BTreeSet::new();
+        for attempt in &self.held {
+            attempt.validate()?;
+            if !held.insert(attempt.attempt_id) {
+                return Err(WireError::Duplicate {
+                    field: "held.attempt_id",
+                    name: attempt.attempt_id.to_string(),
+                });
+            }
+        }
+        Ok(())
     }
 }
 

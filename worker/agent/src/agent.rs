@@ -242,6 +242,11 @@ impl Agent {
                 result,
                 took,
             } => self.uploaded(attempt, result, took),
+            Event::CallAgain { call } => {
+                if let Some(call) = self.calls.get(call) {
+                    self.send(call);
+                }
+            }
             Event::StopOverdue { attempt } => self.stop_overdue(attempt),
             Event::Called {
                 slot,

@@ -78,18 +78,25 @@ impl Calls {
         self.pending.len()
     }
 
-    /// The coordinator's answer to a call.
-    pub(crate) fn answer(&mut self, answer: Answer) {
+    /// A call that still waits.
+    pub(crate) fn get(&self, call_id: u64) -> Option<Call> {
+        self.pending.get(&call_id).map(|pending| pending.call.clone())
+    }
+
+    /// The coordinator's answer to a call. True: it can't be served now, and is to be sent again after a while.
+    pub(crate) fn answer(&mut self, answer: Answer) -> bool {
         let refused = !answer.error.is_empty();
         match self.pending.get(&answer.call_id).map(|pending| &pending.waiting) {
             // It was answered before the stream broke, or its attempt is gone.
-            None => return,
+            None => return false,
+            // What the coordinator can't take now is no fault of the attempt: it waits.
+            Some(_) if refused && answer.error_kind() == ErrorKind::Unavailable => return true,
             // Subscriptions and channels are answered by their messages; only a refusal ends them.
-            Some(Waiting::TaskResults(_) | Waiting::ChannelMessages(_)) if !refused => return,
+            Some(Waiting::TaskResults(_) | Waiting::ChannelMessages(_)) if !refused => return false,
             Some(_) => {}
         }
         let Some(Pending { waiting, .. }) = self.pending.remove(&answer.call_id) else {
-            return;
+            return false;
         };
         let result = if refused {
             Err(refusal(&answer))
@@ -103,6 +110,7 @@ impl Calls {
             (Waiting::ChannelMessages(sender), Err(error)) => drop(sender.try_send(Err(error.into_status()))),
             (Waiting::TaskResults(_) | Waiting::ChannelMessages(_), Ok(_)) => {}
         }
+        false
     }
 
     /// A task of a subscription is terminal. The subscription ends with the last one.
@@ -221,6 +229,27 @@ mod tests {
         });
         assert!(first.try_recv().unwrap().is_ok());
         assert_eq!(calls.again(), vec![waiting]);
+    }
+
+    #[test]
+    fn a_call_that_the_coordinator_can_not_take_now_is_sent_again_and_answered_later() {
+        let mut calls = Calls::default();
+        let (call, mut receiver) = mk_once(&mut calls);
+        let unavailable = Answer {
+            call_id: call.call_id,
+            error: "the log can't be written now".to_owned(),
+            error_kind: ErrorKind::Unavailable.into(),
+            ..Answer::default()
+        };
+        assert!(calls.answer(unavailable));
+        assert!(receiver.try_recv().is_err(), "its caller waits on");
+        assert_eq!(calls.get(call.call_id), Some(call.clone()));
+        let done = Answer {
+            call_id: call.call_id,
+            ..Answer::default()
+        };
+        assert!(!calls.answer(done));
+        assert!(receiver.try_recv().unwrap().is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 
-use crate::limits::{CA_BUNDLE_BYTES, CONNECT_WITHIN};
+use crate::limits::{ADDRESSES, CA_BUNDLE_BYTES, CONNECT_WITHIN};
 
 /// How a coordinator's address is written.
 const FORM: &str = "https://HOST:PORT, or http://HOST:PORT on this machine";
@@ -150,6 +150,33 @@ impl Connector {
         Ok(uri)
     }
 
+    /// Where the coordinators are that the first address stands for, each by its own address: only one of them leads,
+    /// and a connection by name would always go to the first one that accepts it. None where the name stands for one
+    /// or can't be resolved: then connecting by name says what is wrong.
+    pub(crate) async fn places(&self) -> Vec<String> {
+        let Ok(Ok(found)) = timeout(CONNECT_WITHIN, tokio::net::lookup_host(&self.authority)).await else {
+            return Vec::new();
+        };
+        let mut places: Vec<String> = Vec::new();
+        for place in found.map(|address| address.to_string()) {
+            if !places.contains(&place) && places.len() < ADDRESSES {
+                places.push(place);
+            }
+        }
+        if places.len() > 1 { places } else { Vec::new() }
+    }
+
+    /// The name in a certificate of a coordinator that is reached by an address alone: that of the first one.
+    fn name_for(&self, uri: &Uri) -> Option<String> {
+        let bare = |uri: &Uri| uri.host().map(|host| host.trim_matches(['[', ']']).to_owned());
+        let literal = bare(uri)?.parse::<IpAddr>().is_ok();
+        let first = self
+            .address(&self.authority)
+            .ok()
+            .and_then(|first| bare(&first))?;
+        (literal && first.parse::<IpAddr>().is_err()).then_some(first)
+    }
+
     /// Connects to a coordinator by host and port.
     pub(crate) async fn connect(&self, authority: &str) -> Result<Channel, ConnectError> {
         let uri = self.address(authority)?;
@@ -158,12 +185,13 @@ impl Connector {
             address: address.clone(),
             problem,
         };
+        let by_address = self.name_for(&uri);
         let mut endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true);
         if let Some(tls) = &self.tls {
             let mut config = ClientTlsConfig::new().ca_certificate(tls.authorities().await?);
-            if let Some(name) = &tls.server_name {
+            if let Some(name) = tls.server_name.as_ref().or(by_address.as_ref()) {
                 config = config.domain_name(name);
             }
             endpoint = endpoint
@@ -305,6 +333,30 @@ mod tests {
             assert!(error.to_string().contains("--coordinator-ca-file"), "{error}");
             mk(address, true).unwrap();
         }
+    }
+
+    #[test]
+    fn a_coordinator_reached_by_its_address_has_the_certificate_of_the_name() {
+        let named = mk("https://coordinator:7000", false).unwrap();
+        for (authority, name) in [
+            ("10.0.0.1:7000", Some("coordinator")),
+            ("[fd00::1]:7000", Some("coordinator")),
+            ("other:7000", None),
+        ] {
+            let uri = named.address(authority).unwrap();
+            assert_eq!(named.name_for(&uri).as_deref(), name, "{authority}");
+        }
+        let literal = mk("https://10.0.0.1:7000", false).unwrap();
+        let uri = literal.address("10.0.0.2:7000").unwrap();
+        assert_eq!(literal.name_for(&uri), None, "it has no name to check");
+    }
+
+    #[tokio::test]
+    async fn a_name_of_one_coordinator_is_connected_to_by_name() {
+        let one = mk("http://127.0.0.1:7000", false).unwrap();
+        assert_eq!(one.places().await, Vec::<String>::new());
+        let unknown = mk("https://no-such-name.invalid:7000", false).unwrap();
+        assert_eq!(unknown.places().await, Vec::<String>::new());
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) enum Event {
         result: Result<Uploaded, TransferError>,
         took: Duration,
     },
+    /// A call that the coordinator could not take is to be sent again.
+    CallAgain { call: u64 },
     /// A stopped attempt should have left its device by now.
     StopOverdue { attempt: u64 },
     /// An attempt calls.

@@ -23,6 +23,12 @@ pub(crate) const QUEUED_ANSWERS: usize = 16_384;
 /// Calls of attempts that wait for an answer of the coordinator.
 pub(crate) const PENDING_CALLS: usize = 16_384;
 
+/// Wait before a call that the coordinator can't take now is sent again.
+pub(crate) const CALL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Addresses of one name that are asked for a leader: as many as there are coordinators, and some.
+pub(crate) const ADDRESSES: usize = 8;
+
 /// Bytes of the file with the authorities that coordinators' certificates are signed by: hundreds of them.
 pub(crate) const CA_BUNDLE_BYTES: u64 = 1 << 20;
 
@@ -38,8 +44,9 @@ pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to welcome a worker.
 pub(crate) const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 
-/// Heartbeats without any word from the coordinator after which the stream counts as broken.
-pub(crate) const SILENT_HEARTBEATS: u32 = 5;
+/// Heartbeats without any word from the coordinator after which the stream counts as broken: a leader that was stopped
+/// is left early enough to be with the next one before its reconnect grace of 10 s is over.
+pub(crate) const SILENT_HEARTBEATS: u32 = 3;
 
 /// Shortest silence that breaks a stream: a machine that is busy proving may be slow.
 pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 //! Owns: connecting with the token of the moment, hello and welcome, heartbeats, the detection of a silent
 //! coordinator, and opening the stream again. Does not own what is said: messages go to the agent's loop.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -161,8 +162,16 @@ impl Session {
         let mut highest_epoch = 0;
         let mut leader = None;
         let mut hops = 0;
+        // Coordinators that are still to be asked before the next wait.
+        let mut places = VecDeque::new();
         while !self.stop.is_cancelled() {
-            let authority = leader.take().unwrap_or_else(|| self.connector.first().to_owned());
+            if leader.is_none() && places.is_empty() {
+                places = self.connector.places().await.into();
+            }
+            let authority = leader
+                .take()
+                .or_else(|| places.pop_front())
+                .unwrap_or_else(|| self.connector.first().to_owned());
             let (error, welcomed) = self.one_stream(&authority, &mut highest_epoch).await;
             self.metrics.connected.set(0);
             self.metrics
@@ -171,6 +180,7 @@ impl Session {
                 .inc();
             if welcomed {
                 backoff.reset();
+                places.clear();
                 // The agent's loop ends only with the agent.
                 let _ = self.events.send(Event::Disconnected).await;
             }
@@ -187,6 +197,10 @@ impl Session {
             }
             // From the beginning: who led is as likely to have moved.
             hops = 0;
+            if !places.is_empty() {
+                tracing::info!("{error}: asking the next coordinator");
+                continue;
+            }
             let wait = backoff.next();
             tracing::warn!(category = error.category(), ?wait, "{error}");
             let failed = Connection::Failed {

@@ -39,6 +39,7 @@ impl Worker {
             ("--token-file", config.token_file.display().to_string()),
             ("--store", config.store.clone()),
             ("--host-memory", "1000000000".to_owned()),
+            ("--devices", "1".to_owned()),
             ("--work-directory", config.work_directory.display().to_string()),
             match &config.backend {
                 BackendPlace::Command(program) => ("--backend-command", program.display().to_string()),
@@ -53,6 +54,8 @@ impl Worker {
             // None of a prover's business.
             .env("AWS_SECRET_ACCESS_KEY", SECRET)
             .env("PROVER_TEST_PASSED_ON", "wanted")
+            // Means something else to the prover than to a worker.
+            .env("PROVER_DEVICES", "those of the prover")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -167,6 +170,32 @@ async fn backends_get_neither_the_credentials_of_the_worker_nor_the_path_of_its_
     for part in ["PATH=", "PROVER_DEVICE=cpu-0", "PROVER_TEST_PASSED_ON=wanted"] {
         assert!(told.contains(part), "{part} not in {told}");
     }
+    session.acknowledge(1).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_of_the_prover_may_have_the_name_of_an_argument_of_the_worker() {
+    let mut bench = Bench::mk().await;
+    let mut worker = Worker::start(&bench, &["--backend-env", "PROVER_DEVICES"]);
+    let mut session = bench.coordinator.welcomed(1).await;
+    let assign = mk_assign(
+        1,
+        &[Step::Environment {
+            output: "told".to_owned(),
+        }],
+    );
+    session
+        .assign(Assign {
+            outputs: vec!["told".to_owned()],
+            ..assign
+        })
+        .await;
+    session.started(1).await;
+    let succeeded = session.succeeded(1).await;
+    let told = bench.content(&succeeded.outputs[0]).await;
+    assert!(told.contains("PROVER_DEVICES=those of the prover"), "{told}");
     session.acknowledge(1).await;
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended().await.code(), Some(0));

@@ -10,6 +10,7 @@ use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 
 use super::Engine;
+use super::durable::Held;
 use crate::admission::BackendCapacity;
 use crate::convert;
 use crate::deletes::Deletion;
@@ -76,7 +77,8 @@ impl Engine {
                     end_of_channel: payload.is_none(),
                     payload: payload.map(|payload| payload.to_vec()).unwrap_or_default(),
                 };
-                self.send(worker, Outbound::ChannelMessage(message));
+                // What a reader has seen must be what a later leader replays.
+                self.hold(Held::Channel { worker, message });
             }
             // Read where the job was submitted and the worker connected: both are answered at once.
             Action::JobAnswered { .. } | Action::WorkerRefused { .. } | Action::Record(_) => {}
@@ -89,7 +91,7 @@ impl Engine {
             }
             Action::DeleteArtifact { job, name, binding } => {
                 tracing::debug!(%job, %name, key = %binding.key, "nothing refers to an artifact any more");
-                self.delete(Deletion::Artifact(binding.key));
+                self.hold(Held::Delete(Deletion::Artifact(binding.key)));
             }
         }
     }
@@ -165,21 +167,31 @@ impl Engine {
             vram_bytes: spec.requirements.vram_bytes,
             alone: assignment.alone,
             attempt_number: assignment.number,
+            task_id: assignment.task.0,
         })
     }
 
     /// The one place where the end of an attempt is acknowledged, whether it completed or failed: what must be
     /// durable first is waited for here. Until then its worker keeps the report and waits before it leaves.
     pub(super) fn acknowledge(&mut self, worker: WorkerId, attempt: AttemptId, accepted: bool) {
-        self.parts.metrics.acknowledgements.inc();
-        let message = wire::CompletionAcknowledged {
-            attempt_id: attempt.0,
+        let worker = self.known_or_speaker(worker);
+        self.hold(Held::Acknowledge {
+            worker,
+            attempt,
             accepted,
-        };
-        self.send(worker, Outbound::Acknowledged(message));
+        });
+    }
+
+    /// The core does not know whose an attempt of a forgotten job was: whoever speaks of it is answered.
+    fn known_or_speaker(&self, worker: WorkerId) -> WorkerId {
+        match self.speaker {
+            Some(speaker) if worker == WorkerId::UNKNOWN => speaker,
+            _ => worker,
+        }
     }
 
     fn answer(&mut self, worker: WorkerId, call: CallId, answer: Result<Answer, Refusal>) {
+        let worker = self.known_or_speaker(worker);
         let call_id = convert::worker_call_id(call);
         let name = self
             .workers
@@ -211,12 +223,12 @@ impl Engine {
                 message.error_kind = kind.into();
             }
         }
-        if let Some(record) = self.workers.get_mut(&worker)
-            && let Some(answered) = record.channel_sends.get_mut(&call_id)
-        {
-            *answered = Some(message.clone());
+        if self.promising == Some(call) {
+            let answer = message;
+            self.hold(Held::Answer { worker, answer });
+        } else {
+            self.send(worker, Outbound::Answer(message));
         }
-        self.send(worker, Outbound::Answer(message));
     }
 
     fn task_result(&mut self, worker: WorkerId, call: CallId, task: &str, outcome: TaskOutcome) {
@@ -237,6 +249,7 @@ impl Engine {
 
     fn job_changed(&mut self, job: JobId, phase: &JobPhase) {
         let words = describe(phase);
+        let waits = self.must_wait();
         let Some(record) = self.jobs.get_mut(&job) else {
             return;
         };
@@ -249,11 +262,15 @@ impl Engine {
             );
         }
         if words.phase.is_terminal() && !before.is_terminal() {
+            record.withheld = waits;
             self.parts
                 .metrics
                 .jobs_finished
                 .with_label_values(&[words.phase.as_str()])
                 .inc();
+        }
+        if words.phase.is_terminal() && !before.is_terminal() {
+            return self.hold(Held::End(job));
         }
         // Reasons of waiting change for thousands of jobs at once; only phases are shown at once.
         if changed {
@@ -279,10 +296,6 @@ impl Engine {
             record.refresh_if_many(&self.state);
             self.mark_changed(job);
         }
-    }
-
-    pub(super) fn delete(&mut self, deletion: Deletion) {
-        self.deletions.push(deletion);
     }
 }
 

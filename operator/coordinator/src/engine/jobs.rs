@@ -6,6 +6,7 @@ use prover_core::{Action, Event, JobId, JobPolicy, Refusal, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use super::Engine;
+use super::durable::Held;
 use crate::admission::JobRequest;
 use crate::catalogue::{Backend, Choice};
 use crate::command::Submitted;
@@ -13,6 +14,7 @@ use crate::config::VIEW_INTERVAL;
 use crate::deletes::Deletion;
 use crate::error::AdmissionError;
 use crate::record::{JobRecord, early_view};
+use crate::remembered::ShellChange;
 use crate::view::{JobView, Phase};
 
 /// As the core names the wait of a job whose backend is pinned already.
@@ -52,15 +54,26 @@ impl Engine {
     }
 
     fn try_submit(&mut self, request: JobRequest) -> Submitted {
-        if let Some(record) = self
-            .state
-            .job_by_uid(&request.uid)
-            .and_then(|job| self.jobs.get(&job))
+        if let Some(job) = self.state.job_by_uid(&request.uid)
+            && let Some(record) = self.jobs.get_mut(&job)
         {
-            return Ok(record.subscribe());
+            let returned = !std::mem::replace(&mut record.claimed, true);
+            let views = record.subscribe();
+            if returned {
+                self.claim(job, &request);
+            }
+            return Ok(views);
         }
         if let Some(waiting) = self.waiting.get(&request.uid) {
             return Ok(waiting.sender.subscribe());
+        }
+        if self.log_full {
+            self.parts
+                .metrics
+                .refused_without_log
+                .with_label_values(&["job"])
+                .inc();
+            return Err(AdmissionError::LogUnavailable);
         }
         let limit = self.parts.limits.jobs;
         if self.jobs.len() + self.waiting.len() >= limit {
@@ -70,7 +83,7 @@ impl Engine {
         let now = self.now();
         let (sender, receiver) =
             watch::channel(Arc::new(early_view(&request, now, Phase::Queued, "Admitted", "")));
-        match self.catalogue.choose(&request.system, request.kind) {
+        match self.catalogue.choose(&request.system, &request.kind) {
             Choice::Backend(backend) => self.admit(request, &backend, sender)?,
             Choice::KindNotOffered(backend) => {
                 self.delete_all(&request);
@@ -81,6 +94,21 @@ impl Engine {
         Ok(receiver)
     }
 
+    /// A job that is known from the log is submitted again: what the user has changed meanwhile counts.
+    fn claim(&mut self, job: JobId, request: &JobRequest) {
+        let Some(told) = self.state.job(job) else { return };
+        if told.finished_at.is_some() {
+            return;
+        }
+        if told.policy != request.policy {
+            let policy = request.policy;
+            self.apply(Event::JobPolicyChanged { job, policy });
+        }
+        if request.cancelled {
+            self.apply(Event::JobCancelled { job });
+        }
+    }
+
     /// Gives a job to the core, pinned to a backend.
     fn admit(
         &mut self,
@@ -88,7 +116,7 @@ impl Engine {
         backend: &Arc<Backend>,
         sender: watch::Sender<Arc<JobView>>,
     ) -> Result<(), AdmissionError> {
-        let Some(offer) = backend.offer(&request.system, request.kind) else {
+        let Some(offer) = backend.offer(&request.system, &request.kind) else {
             return Err(kind_not_offered(&request, backend));
         };
         let spec = Box::new(request.job_spec(backend, offer));
@@ -104,9 +132,11 @@ impl Engine {
                 });
             }
         };
+        let taken = ShellChange::Taken(request.taken(backend.encoded()));
+        self.record_shell(&request.uid, taken, true);
         let cancelled = request.cancelled;
         tracing::info!(
-            %job, uid = %request.uid, name = %request.name, system = %request.system, kind = request.kind,
+            %job, uid = %request.uid, name = %request.name, system = %request.system, kind = %request.kind,
             backend = %backend.version.name, version = %backend.version.version, "a job is admitted"
         );
         self.jobs
@@ -155,7 +185,7 @@ impl Engine {
                 (
                     uid.clone(),
                     self.catalogue
-                        .choose(&waiting.request.system, waiting.request.kind),
+                        .choose(&waiting.request.system, &waiting.request.kind),
                 )
             })
             .filter(|(_, choice)| *choice != Choice::NobodyYet)
@@ -283,7 +313,7 @@ impl Engine {
         }
         // The core looks after what attempts made; what the shell put into the store is the shell's to delete.
         for (_, binding) in &record.request.sources {
-            self.delete(Deletion::Artifact(binding.key.clone()));
+            self.hold(Held::Delete(Deletion::Artifact(binding.key.clone())));
         }
     }
 
@@ -305,13 +335,20 @@ impl Engine {
             if let Some(due) = record.view_due.take() {
                 self.due_views.remove(&(due, job));
             }
+            if record.withheld {
+                return;
+            }
             record.publish(&self.state, now);
+            if let Some(used) = record.newly_used() {
+                let uid = record.request.uid.clone();
+                self.record_shell(&uid, ShellChange::Used(used), false);
+            }
         }
     }
 
     /// A job that was refused leaves nothing in the store.
     fn delete_all(&mut self, request: &JobRequest) {
-        self.delete(Deletion::Job(request.prefix.clone()));
+        self.hold(Held::Delete(Deletion::Job(request.prefix.clone())));
     }
 }
 
@@ -320,7 +357,7 @@ fn kind_not_offered(request: &JobRequest, backend: &Backend) -> AdmissionError {
         backend: backend.version.name.to_string(),
         version: backend.version.version.to_string(),
         system: request.system.to_string(),
-        kind: request.kind,
+        kind: request.kind.to_string(),
         offered: backend.kinds(&request.system),
     }
 }

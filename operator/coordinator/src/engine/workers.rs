@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prover_core::{
-    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobPhase, Milliseconds, Standing,
+    Action, ArtifactName, AttemptId, Binding, Event, FailureClass, JobId, JobPhase, Milliseconds, Standing,
     Timestamp, WorkerId, WorkerSpec,
 };
 use prover_crds::names::{CONTROL_SLOT, backend_container};
@@ -20,7 +20,9 @@ use crate::catalogue::Backend;
 use crate::command::Connected;
 use crate::container::{ContainerEnd, ContainerKey, Decision, HeldFailure, waits_for_container};
 use crate::convert::{self, Completion, Hello, Report};
+use crate::error::AdmissionError;
 use crate::identity::Identity;
+use crate::remembered::ShellChange;
 use crate::session::{SessionHandle, envelope};
 use crate::view::ExecutionReport;
 
@@ -134,6 +136,11 @@ impl Engine {
                 worker
             }
         };
+        if let Some(pod) = identity.pod_name() {
+            // One agent per pod: that this one is there proves that one of another name is not.
+            let (pod, name) = (pod.clone(), hello.spec.name.clone());
+            self.not_awaited(|awaited| *awaited != *name && convert::pod_of(awaited) == &*pod);
+        }
         let held: Vec<AttemptId> = hello.held.iter().map(|held| held.attempt).collect();
         let spec = Box::new(hello.spec.clone());
         let actions = self.core_actions(Event::WorkerConnected {
@@ -305,6 +312,8 @@ impl Engine {
         if let Some(worker) = self.worker_ids.get(name).copied() {
             tracing::info!(%worker, name, "a worker is gone");
             self.remove_worker(worker);
+        } else {
+            self.not_awaited(|awaited| awaited == name);
         }
     }
 
@@ -340,6 +349,7 @@ impl Engine {
 
     pub(super) fn pod_gone(&mut self, pod_name: &str, pod_uid: &str) {
         self.gone_pods.remember(pod_uid);
+        self.not_awaited(|awaited| convert::pod_of(awaited) == pod_name);
         for worker in self.workers_of_pod(pod_name, pod_uid) {
             tracing::info!(%worker, name = %self.worker_name(worker), pod_uid, "the pod of a worker is gone");
             self.remove_worker(worker);
@@ -419,6 +429,15 @@ impl Engine {
         }
     }
 
+    /// Ends all streams at once, whatever waits in them: another coordinator leads, at this HOST:PORT if it is known.
+    pub fn hand_over(&mut self, leader: Option<&str>) {
+        for worker in self.workers.values_mut() {
+            if let Some(session) = worker.session.take() {
+                session.closer.hand_over(leader);
+            }
+        }
+    }
+
     /// Whether an attempt is another worker's, so that nothing of what this one says about it counts.
     fn is_foreign(&self, worker: WorkerId, attempt: AttemptId) -> bool {
         let foreign = self.state.standing(worker, attempt) == Standing::Foreign;
@@ -452,14 +471,14 @@ impl Engine {
                 self.apply(Event::WorkerHeartbeat { worker, attempts });
                 self.send(worker, Outbound::Heartbeat(wire::HeartbeatAnswer { sequence }));
             }
-            Report::Progress { attempt, execution } => self.executed(attempt, execution),
-            Report::Succeeded(completion) => self.succeeded(*completion),
+            Report::Progress { attempt, execution } => drop(self.executed(attempt, execution)),
+            Report::Succeeded(completion) => self.succeeded(worker, *completion),
             Report::Failed {
                 attempt,
                 execution,
                 event,
             } => {
-                self.executed(attempt, execution);
+                self.executed_for_good(attempt, execution);
                 self.failure_reported(worker, attempt, event);
             }
             Report::DeviceChanged {
@@ -484,13 +503,23 @@ impl Engine {
     }
 
     /// What executing the program told, as far as it is known.
-    fn executed(&mut self, attempt: AttemptId, execution: Option<ExecutionReport>) {
-        let (Some(execution), Some(told)) = (execution, self.state.attempt(attempt)) else {
-            return;
-        };
-        if let Some(record) = self.jobs.get_mut(&told.job) {
-            record.execution = Some(execution);
-            self.mark_changed(told.job);
+    fn executed(&mut self, attempt: AttemptId, execution: Option<ExecutionReport>) -> Option<JobId> {
+        let (execution, told) = (execution?, self.state.attempt(attempt)?);
+        self.jobs.get_mut(&told.job)?.execution = Some(execution);
+        self.mark_changed(told.job);
+        Some(told.job)
+    }
+
+    /// The same at the end of an attempt, which a later coordinator must know.
+    fn executed_for_good(&mut self, attempt: AttemptId, execution: Option<ExecutionReport>) {
+        let job = self.executed(attempt, execution);
+        let record = job.and_then(|job| self.jobs.get(&job));
+        if let Some(record) = record
+            && let Some(execution) = &record.execution
+        {
+            let uid = record.request.uid.clone();
+            let told = ShellChange::Executed(convert::told_execution(execution));
+            self.record_shell(&uid, told, false);
         }
     }
 
@@ -632,6 +661,22 @@ impl Engine {
             self.send(worker, Outbound::Answer(answer));
             return;
         }
+        if self.log_full
+            && let Event::TasksSubmitted { call, .. } = &event
+        {
+            self.parts
+                .metrics
+                .refused_without_log
+                .with_label_values(&["tasks"])
+                .inc();
+            let answer = wire::Answer {
+                call_id: convert::worker_call_id(*call),
+                error: AdmissionError::LogUnavailable.to_string(),
+                error_kind: wire::ErrorKind::Unavailable.into(),
+                ..wire::Answer::default()
+            };
+            return self.send(worker, Outbound::Answer(answer));
+        }
         if self.note_call(worker, &event) {
             self.apply(event);
         }
@@ -657,7 +702,7 @@ impl Engine {
         foreign.map(|binding| binding.key.to_string())
     }
 
-    fn succeeded(&mut self, completion: Completion) {
+    fn succeeded(&mut self, worker: WorkerId, completion: Completion) {
         let Completion {
             attempt,
             outputs,
@@ -676,13 +721,14 @@ impl Engine {
                 usage,
             };
             self.failed(attempt, event);
+            self.acknowledge(worker, attempt, false);
             return;
         }
         self.parts
             .metrics
             .device_seconds
             .inc_by(usage.device_time.0 as f64 / 1_000.0);
-        self.executed(attempt, execution);
+        self.executed_for_good(attempt, execution);
         if let Some(told) = self.state.attempt(attempt)
             && self.concludes(&told)
         {
@@ -693,7 +739,11 @@ impl Engine {
             match self.check_conclusion(&told, proof.as_ref(), bound) {
                 Ok(()) => {
                     if let Some(record) = self.jobs.get_mut(&told.job) {
-                        record.proof = proof;
+                        record.proof.clone_from(&proof);
+                        let uid = record.request.uid.clone();
+                        if let Some(proof) = proof {
+                            self.record_shell(&uid, ShellChange::Proved(proof), false);
+                        }
                     }
                 }
                 Err(message) => {

@@ -32,7 +32,7 @@ const GIB: u64 = 1 << 30;
 pub(crate) struct Fixture {
     pub(crate) coordinator: CoordinatorHandle,
     pub(crate) store: Arc<dyn ArtifactStore>,
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: Arc<tempfile::TempDir>,
     pub(crate) registry: prometheus::Registry,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn mk_fixture_with(change: impl FnOnce(&mut CoordinatorConfig))
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer();
     let _ = logs.try_init();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Arc::new(tempfile::tempdir().unwrap());
     let store_path = folder.path().join("store");
     std::fs::create_dir(&store_path).unwrap();
     let store = prover_artifacts::open(&format!("file://{}", store_path.display()))

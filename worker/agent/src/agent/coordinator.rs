@@ -15,7 +15,8 @@ use super::Agent;
 use super::children::USABLE_AGAIN;
 use crate::attempt::{Attempt, Stage};
 use crate::config::BackendPlace;
-use crate::event::Outgoing;
+use crate::event::{Event, Outgoing};
+use crate::limits::CALL_AGAIN_AFTER;
 use crate::usage::Share;
 
 impl Agent {
@@ -103,7 +104,12 @@ impl Agent {
             Message::Recall(recall) => self.recalled(recall.attempt_id),
             Message::Stop(stop) => self.stop_attempt(stop.attempt_id, &stop.reason),
             Message::Acknowledged(acknowledged) => self.acknowledged(acknowledged.attempt_id),
-            Message::Answer(answer) => self.calls.answer(answer),
+            Message::Answer(answer) => {
+                let call = answer.call_id;
+                if self.calls.answer(answer) {
+                    self.later(CALL_AGAIN_AFTER, Event::CallAgain { call });
+                }
+            }
             Message::TaskResult(result) => self.calls.task_result(result),
             Message::ChannelMessage(message) => self.calls.channel_message(message),
             Message::Drain(drain) => {
@@ -226,5 +232,8 @@ fn held(attempt: &Attempt) -> HeldAttempt {
         attempt_id: attempt.assign.attempt_id,
         started: attempt.stage.has_started(),
         completed: matches!(attempt.stage, Stage::Reported(_)),
+        task_id: attempt.assign.task_id,
+        device_id: attempt.assign.device_id.clone(),
+        attempt_number: attempt.assign.attempt_number,
     }
 }
