@@ -89,13 +89,14 @@ fn consequence(error: &AdmitError) -> Consequence {
         accepted,
     };
     match error {
-        AdmissionError::Stopped => Consequence::Nothing,
+        AdmissionError::Stopped | AdmissionError::NotLeader => Consequence::Nothing,
         AdmissionError::TooManyJobs { .. } => Consequence::Refuse {
             reason: reasons::TOO_MANY_JOBS,
         },
         AdmissionError::Source(SourceError::Upload { .. }) if error.retry() == Retry::Backoff => {
             retry(reasons::STORE_UNREACHABLE)
         }
+        AdmissionError::LogUnavailable => retry(reasons::STORE_UNREACHABLE),
         _ if error.retry() == Retry::Backoff => retry(reasons::FETCHING_SOURCES),
         AdmissionError::InvalidSpec { .. } | AdmissionError::NotSupported { .. } => {
             fail(reasons::INVALID_SPEC, false)
