@@ -109,8 +109,8 @@ impl Report {
     }
 
     /// Notes a condition.
-    pub fn condition(&mut self, name: &str, value: impl ToString) {
-        self.conditions.insert(name.to_owned(), value.to_string());
+    pub fn condition(&mut self, name: &str, value: impl Into<String>) {
+        self.conditions.insert(name.to_owned(), value.into());
     }
 
     /// Notes a number, and prints it.

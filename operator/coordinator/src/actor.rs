@@ -485,7 +485,7 @@ async fn changed(journal: Option<&mut Journal>) {
     };
     // Where its work is gone, what it said last counts.
     if !told {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Durability {
     #[default]
     None,
     /// Everything that it has acknowledged: it follows the log until it is told to take over.
-    Log(LogConfig),
+    Log(Box<LogConfig>),
 }
 
 /// Where the log is and how it is written.

@@ -1,4 +1,5 @@
 //! Coordinators with a log: what outlives a leader, who leads, and what waits for the log.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 #[path = "support/gate.rs"]
 mod gate;
@@ -52,7 +53,7 @@ async fn mk_standby(folder: &Arc<TempDir>) -> Replica {
     kept.follow_interval = Duration::from_millis(50);
     kept.limits.commit_interval = Duration::from_millis(5);
     kept.limits.longest_backoff = Duration::from_millis(200);
-    config.durability = Durability::Log(kept);
+    config.durability = Durability::Log(Box::new(kept));
     config.limits.reconnect_grace = Milliseconds(3_000);
     let registry = config.registry.clone();
     let coordinator = start(config, Arc::clone(&store)).await.unwrap();

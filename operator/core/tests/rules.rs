@@ -559,10 +559,13 @@ fn two_tenants_share_the_devices_by_weight() {
 }
 
 /// Two workers and a job of which one task has run for far longer than the eight before it: the second attempt.
-fn straggling(limits: Limits) -> (Hand, JobId, AttemptId, Vec<Assignment>) {
+fn straggling(limits: &Limits) -> (Hand, JobId, AttemptId, Vec<Assignment>) {
     // Nobody sends heartbeats here.
     let lease = Milliseconds(1_000_000);
-    let mut hand = Hand::new(Limits { lease, ..limits });
+    let mut hand = Hand::new(Limits {
+        lease,
+        ..limits.clone()
+    });
     for worker in 1..=2 {
         hand.worker(worker, cpu(1));
     }
@@ -589,7 +592,7 @@ fn straggling(limits: Limits) -> (Hand, JobId, AttemptId, Vec<Assignment>) {
 #[test]
 fn the_last_straggler_gets_a_second_attempt_elsewhere_and_the_first_result_counts() {
     for first_wins in [true, false] {
-        let (mut hand, job, slow, given) = straggling(Limits::default());
+        let (mut hand, job, slow, given) = straggling(&Limits::default());
         assert_eq!(given.len(), 1, "one second attempt, on the worker that idles");
         let twin = &given[0];
         let holder = hand.state.attempt(slow).unwrap().worker;
@@ -617,7 +620,7 @@ fn the_last_straggler_gets_a_second_attempt_elsewhere_and_the_first_result_count
 #[test]
 fn a_task_that_runs_twice_goes_on_when_one_of_its_attempts_fails_or_is_lost() {
     for lost in [true, false] {
-        let (mut hand, job, slow, given) = straggling(Limits::default());
+        let (mut hand, job, slow, given) = straggling(&Limits::default());
         if lost {
             let worker = hand.state.attempt(slow).unwrap().worker;
             hand.tell(Event::WorkerGone { worker });
@@ -633,7 +636,7 @@ fn a_task_that_runs_twice_goes_on_when_one_of_its_attempts_fails_or_is_lost() {
 
 #[test]
 fn nothing_gets_a_second_attempt_where_that_is_switched_off() {
-    let (_, _, _, given) = straggling(Limits {
+    let (_, _, _, given) = straggling(&Limits {
         speculate_after_percent: 0,
         ..Limits::default()
     });
@@ -643,7 +646,7 @@ fn nothing_gets_a_second_attempt_where_that_is_switched_off() {
 #[test]
 fn a_job_that_is_cancelled_or_suspended_stops_both_attempts_of_a_straggler() {
     for cancel in [true, false] {
-        let (mut hand, job, slow, given) = straggling(Limits::default());
+        let (mut hand, job, slow, given) = straggling(&Limits::default());
         let actions = if cancel {
             hand.tell(Event::JobCancelled { job })
         } else {

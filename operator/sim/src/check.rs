@@ -218,7 +218,7 @@ impl World {
             .into_iter()
             .filter(|other| self.is_surely_live(replica, *other))
             .collect();
-        let allowed = usize::from(self.limits.speculate_share_percent > 0);
+        let allowed = usize::from(self.limits.speculate_after_percent > 0);
         if let Some(other) = live.first().filter(|_| live.len() > allowed) {
             let words = format!(
                 "attempt {id} of {} of {uid} is assigned while attempt {other} runs on w{} and was not stopped",

@@ -372,7 +372,7 @@ impl World {
                     self.forget(place, acknowledged.attempt_id);
                 }
             }
-            Down::Answer(answer) => self.answered(place, answer),
+            Down::Answer(answer) => self.answered(place, &answer),
             Down::TaskResult(result) => self.task_result(place, &result),
             Down::NotLeader(other) => {
                 worker.leader = other
@@ -740,7 +740,7 @@ impl World {
         self.tell(place, Up::Call(message));
     }
 
-    fn answered(&mut self, place: usize, answer: wire::Answer) {
+    fn answered(&mut self, place: usize, answer: &wire::Answer) {
         let worker = &mut self.workers[place];
         let Some(call) = worker.calls.get(&answer.call_id) else {
             return;
@@ -752,7 +752,7 @@ impl World {
         }
         worker.calls.remove(&answer.call_id);
         if !answer.error.is_empty() {
-            self.check_refused(id, &answer);
+            self.check_refused(id, answer);
             return self.fail(place, id, FailureClass::Retryable, "CallRefused");
         }
         let slowness = worker.slowness;

@@ -708,7 +708,8 @@ fn limits(setting: &mut Random) -> Limits {
         prefetch_per_slot: *setting.pick(&[0, 1, 1, 2]),
         cache_entries: *setting.pick(&[8, 1_000]),
         // Where stragglers are tried a second time, two attempts of a task may run at once, and no more.
-        speculate_share_percent: *setting.pick(&[0, 0, 50]),
+        speculate_after_percent: *setting.pick(&[0, 0, 200]),
+        speculate_share_percent: 50,
         ..Limits::default()
     }
 }

@@ -154,7 +154,7 @@ fn speeds() {
     };
     let fast_first = Limits {
         fast_devices_first: true,
-        ..tail.clone()
+        ..tail
     };
     println!("\n| two speeds | off | fast devices first | fast devices alone |\n|---|---|---|---|");
     for (fast, slow, factor, segments) in [

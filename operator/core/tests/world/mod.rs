@@ -831,7 +831,7 @@ impl World {
     pub fn crash(&mut self, lost_groups: usize, lost: u16) {
         let kept = self.facts.len().saturating_sub(lost_groups.min(TAIL));
         let whole = kept == self.facts.len();
-        let before = whole.then(|| (durable(&self.state), sorted(self.state.checkpoint())));
+        let before = whole.then(|| (durable(&self.state), sorted(&self.state.checkpoint())));
         self.epoch += 1;
         let at = Timestamp(self.now);
         let all = self.facts[..kept].concat();
@@ -842,11 +842,11 @@ impl World {
             .expect("the facts make a state");
         self.state.assert_invariants();
         from_all.assert_invariants();
-        same(&sorted(from_all.checkpoint()), &sorted(self.state.checkpoint()));
+        same(&sorted(&from_all.checkpoint()), &sorted(&self.state.checkpoint()));
         assert_eq!(durable(&from_all), durable(&self.state));
         if let Some((before, checkpoint)) = before {
             assert_eq!(before, durable(&self.state), "the durable state is the same");
-            same(&checkpoint, &sorted(self.state.checkpoint()));
+            same(&checkpoint, &sorted(&self.state.checkpoint()));
         }
         self.facts.truncate(kept);
         self.deleted.retain(|(group, _)| *group <= kept);
@@ -1120,7 +1120,7 @@ fn durable(state: &State) -> Vec<String> {
     lines
 }
 
-fn sorted(facts: Vec<Fact>) -> Vec<String> {
+fn sorted(facts: &[Fact]) -> Vec<String> {
     let mut lines: Vec<String> = facts.iter().map(|fact| format!("{fact:?}")).collect();
     lines.sort();
     lines
