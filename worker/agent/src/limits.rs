@@ -87,6 +87,8 @@ pub(crate) const HANG_CONFIRMATION: Duration = Duration::from_millis(500);
 
 /// How long a child may take to end after its session ended, or the session after the child.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a leaving agent waits for a supervisor that dials again: longer than its longest pause between two tries.
+pub(crate) const DIALS_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long the kernel may take to end a killed process. One that waits for a broken driver may never end.
 pub(crate) const REAP_WITHIN: Duration = Duration::from_secs(10);

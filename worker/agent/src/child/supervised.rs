@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::output::LastLines;
 use super::runner::{Meter, ProcessEnd, Runner, Samples, Started};
-use crate::limits::{CLOSE_WITHIN, QUEUED_SUPERVISOR_MESSAGES, STARTED_WITHIN};
+use crate::limits::{CLOSE_WITHIN, DIALS_WITHIN, QUEUED_SUPERVISOR_MESSAGES, STARTED_WITHIN};
 
 type Commands = mpsc::Sender<Result<SupervisorCommand, Status>>;
 
@@ -312,7 +312,12 @@ impl Runner for SupervisedRunner {
             self.link = Some(link);
         }
         if !self.command(supervisor_command::Command::Shutdown(Shutdown {})) {
-            return;
+            // One that is just dialling would never hear that its pod ends.
+            let Ok(Some(link)) = timeout(DIALS_WITHIN, self.linked.recv()).await else {
+                return;
+            };
+            self.link = Some(link);
+            self.command(supervisor_command::Command::Shutdown(Shutdown {}));
         }
         let Some(link) = &mut self.link else { return };
         let ended = async { while link.life.recv().await.is_some() {} };
