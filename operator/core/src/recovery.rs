@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::slab::NONE;
 use crate::state::State;
-use crate::tasks::{Stage, new_task};
+use crate::tasks::{Described, Stage, new_task};
 use crate::timers::Timer;
 
 /// What is still open after a recovery.
@@ -396,30 +396,17 @@ impl Replay {
         spec: Arc<TaskSpec>,
     ) -> Result<u32, RecoveryError> {
         let state = &mut self.state;
-        let kind = state
-            .types
-            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let inputs: Vec<u32> = spec
-            .inputs
-            .iter()
-            .map(|name| state.artifact_index(job, name))
-            .collect();
-        let outputs: Vec<u32> = spec
-            .outputs
-            .iter()
-            .map(|name| state.artifact_index(job, name))
-            .collect();
+        let Described {
+            kind,
+            inputs,
+            outputs,
+            dependencies,
+            height,
+        } = state.described(job, &spec);
         for input in &inputs {
             state.jobs[job].artifacts[*input as usize].consumed = true;
         }
-        let entry = &state.jobs[job];
-        let dependencies: Vec<u32> = spec
-            .depends_on
-            .iter()
-            .filter_map(|name| entry.by_request.get(name).copied())
-            .collect();
-        let order = entry.tasks.len() as u32;
-        let height = state.height_above(&dependencies);
+        let order = state.jobs[job].tasks.len() as u32;
         let (request_id, concludes) = (spec.request_id.clone(), spec.concludes_job);
         let mut entry = new_task(
             job,
