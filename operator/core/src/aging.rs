@@ -3,6 +3,7 @@
 //!
 //! Owns when that happens. How a device is emptied and kept is what suspects use already (placement).
 
+use crate::action::Action;
 use crate::bits::bits;
 use crate::model::Milliseconds;
 use crate::state::State;
@@ -31,7 +32,7 @@ impl State {
     }
 
     /// Classes whose first task has been passed over for too long get a device emptied for that task.
-    pub(crate) fn aging_due(&mut self) {
+    pub(crate) fn aging_due(&mut self, out: &mut Vec<Action>) {
         self.aging_timer = None;
         for class in bits(self.waiting_classes) {
             let entry = &self.classes.entries[class as usize];
@@ -41,7 +42,7 @@ impl State {
             // Whatever comes of it, it is looked at again after another such span.
             self.classes.entries[class as usize].served_at = self.now;
             if let Some(job) = self.passed_over(class) {
-                self.empty_a_device_for(job, class);
+                self.empty_a_device_for(job, class, out);
             }
         }
         self.set_aging_timer();
@@ -66,7 +67,7 @@ impl State {
         (first.group == own.group).then_some(own.index)
     }
 
-    fn empty_a_device_for(&mut self, job: u32, class: u32) {
+    fn empty_a_device_for(&mut self, job: u32, class: u32, out: &mut Vec<Action>) {
         let Some(task) = self.pop(job, 1 << class) else {
             return;
         };
@@ -76,5 +77,6 @@ impl State {
         self.tasks[task].picky = true;
         self.picky.insert(task);
         self.control_wanted = true;
+        self.record_counts(task, out);
     }
 }

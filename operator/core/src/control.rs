@@ -280,6 +280,10 @@ impl State {
 
     /// Preempts parents where no worker is left that could hold the leaves of a started job beside them.
     pub(crate) fn make_room_for_leaves(&mut self, out: &mut Vec<Action>) {
+        if self.recovering.is_some() {
+            // Workers with room may still be on their way; it is looked at again when nobody is waited for.
+            return;
+        }
         for leaf in 0..self.classes.entries.len() {
             let class = &self.classes.entries[leaf];
             if class.leaf_jobs == 0 || class.leaf_workers > 0 || class.fit_workers == 0 {

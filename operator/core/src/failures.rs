@@ -348,7 +348,7 @@ impl State {
         self.attempts[attempt].lease = Lease::Lost;
         self.detach(attempt);
         if self.tasks[task].stage != Stage::Active || self.runs_on(task) {
-            return;
+            return self.record_counts(task, out);
         }
         let message: Arc<str> = why.into();
         self.tasks[task].last_failure = Some(message.clone());

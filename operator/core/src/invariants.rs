@@ -328,6 +328,10 @@ impl State {
         let stopping = self.attempts.iter().any(|(_, attempt)| {
             attempt.place == Place::Control && matches!(attempt.lease, Lease::Stopping(_))
         });
+        if self.recovering.is_some() {
+            // Workers with room may still be on their way.
+            return;
+        }
         for entry in &self.classes.entries {
             let control = entry.key.requirements.lane == crate::model::Lane::Control;
             assert!(

@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::slab::NONE;
 use crate::state::State;
-use crate::tasks::{Described, Stage, new_task};
+use crate::tasks::{Stage, new_task};
 use crate::timers::Timer;
 
 /// What is still open after a recovery.
@@ -396,17 +396,30 @@ impl Replay {
         spec: Arc<TaskSpec>,
     ) -> Result<u32, RecoveryError> {
         let state = &mut self.state;
-        let Described {
-            kind,
-            inputs,
-            outputs,
-            dependencies,
-            height,
-        } = state.described(job, &spec);
+        let kind = state
+            .types
+            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
+        let inputs: Vec<u32> = spec
+            .inputs
+            .iter()
+            .map(|name| state.artifact_index(job, name))
+            .collect();
+        let outputs: Vec<u32> = spec
+            .outputs
+            .iter()
+            .map(|name| state.artifact_index(job, name))
+            .collect();
         for input in &inputs {
             state.jobs[job].artifacts[*input as usize].consumed = true;
         }
-        let order = state.jobs[job].tasks.len() as u32;
+        let entry = &state.jobs[job];
+        let dependencies: Vec<u32> = spec
+            .depends_on
+            .iter()
+            .filter_map(|name| entry.by_request.get(name).copied())
+            .collect();
+        let order = entry.tasks.len() as u32;
+        let height = state.height_above(&dependencies);
         let (request_id, concludes) = (spec.request_id.clone(), spec.concludes_job);
         let mut entry = new_task(
             job,
@@ -726,6 +739,7 @@ impl State {
         let Some(recovering) = self.recovering.take() else {
             return;
         };
+        self.topology_changed = true;
         for (name, count) in recovering.awaited {
             for _ in 0..count {
                 self.record(out, || Fact::WorkerGone { name: name.clone() });
@@ -796,17 +810,23 @@ impl State {
             return true;
         };
         self.take_out(task);
+        if self.jobs[job].root == task {
+            self.release_reservation(job);
+        }
         self.stop_attempts(task, StopReason::LeaseLost, out);
         if self.tasks[task].stage != Stage::Active {
             self.set_stage(task, Stage::Active);
         }
+        let told = self.counts_of(task);
         let entry = &mut self.tasks[task];
+        // One that was counted already is not counted again when it ends.
+        self.attempts[attempt].regained = held.number <= entry.attempts;
         entry.attempts = entry.attempts.max(held.number);
+        entry.fence = entry.fence.min(held.number - 1);
         entry.current = attempt;
         let (kind, alone) = (entry.kind, entry.alone);
-        if entry.fence >= held.number {
-            entry.fence = held.number - 1;
-            self.attempts[attempt].regained = true;
+        // Others that this epoch knows nothing of may have been before it.
+        if self.counts_of(task) != told {
             self.record_counts(task, out);
         }
         self.attempts[attempt].lease = Lease::Held;
@@ -916,8 +936,8 @@ impl State {
         let task = self.attempts[attempt].task;
         let entry = &mut self.tasks[task];
         if !entry.stage.is_terminal() && held.number > entry.attempts {
-            (entry.attempts, entry.fence) = (held.number, held.number);
-            self.record_counts(task, out);
+            entry.attempts = held.number;
+            self.fence(task, out);
         }
         if held.completed {
             return;
@@ -974,8 +994,14 @@ impl State {
         } else {
             entry.needs_host_bytes
         };
-        let reserved = wanted && is_root && self.jobs[entry.job].reservation.is_some();
-        (holder.host_free >= bytes && !reserved).then_some(Place::Control)
+        // A later attempt of a root takes over the memory that an earlier one keeps for the chain.
+        let kept = self.jobs[entry.job].reservation.as_ref();
+        let kept = kept.filter(|kept| wanted && is_root && kept.worker == worker);
+        let freed: u64 = kept.map_or(0, |kept| {
+            let unused = kept.levels.iter().filter(|level| level.used_by == NONE);
+            unused.map(|level| level.bytes).sum()
+        });
+        (holder.host_free + freed >= bytes).then_some(Place::Control)
     }
 
     /// A level of its job's chain that a child of it can take.

@@ -170,7 +170,7 @@ impl State {
             Timer::Retry(task) => self.retry_due(task, out),
             // Placement looks at the task again by itself.
             Timer::Patience(_) => self.control_wanted = true,
-            Timer::Aging => self.aging_due(),
+            Timer::Aging => self.aging_due(out),
             Timer::Stragglers => self.stragglers_due(out),
             Timer::Deadline(job) => self.deadline_passed(job, false, out),
             Timer::ActiveDeadline(job) => self.deadline_passed(job, true, out),

@@ -6,7 +6,7 @@ use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange};
 use crate::channels::Links;
 use crate::classes::ClassKey;
 use crate::fact::Fact;
-use crate::model::{ArtifactName, AttemptId, Lane, TaskId, TaskSpec, Timestamp, Usage};
+use crate::model::{AttemptId, Lane, TaskId, TaskSpec, Timestamp, Usage};
 use crate::slab::NONE;
 use crate::state::State;
 
@@ -171,15 +171,6 @@ pub(crate) fn new_task(
     }
 }
 
-/// What a task's description names, as entries of the state.
-pub(crate) struct Described {
-    pub(crate) kind: u32,
-    pub(crate) inputs: Vec<u32>,
-    pub(crate) outputs: Vec<u32>,
-    pub(crate) dependencies: Vec<u32>,
-    pub(crate) height: u8,
-}
-
 impl State {
     pub(crate) fn check_task_sizes(&self, spec: &TaskSpec) -> Result<(), Refusal> {
         let limit = self.limits.opaque_bytes;
@@ -201,31 +192,6 @@ impl State {
             .unwrap_or(0)
     }
 
-    /// Finds what a description names among what the job has; artifacts that it names first are made.
-    pub(crate) fn described(&mut self, job: u32, spec: &TaskSpec) -> Described {
-        let kind = self
-            .types
-            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let mut artifacts = |names: &[ArtifactName]| -> Vec<u32> {
-            names.iter().map(|name| self.artifact_index(job, name)).collect()
-        };
-        let (inputs, outputs) = (artifacts(&spec.inputs), artifacts(&spec.outputs));
-        let by_request = &self.jobs[job].by_request;
-        let dependencies: Vec<u32> = spec
-            .depends_on
-            .iter()
-            .filter_map(|name| by_request.get(name).copied())
-            .collect();
-        let height = self.height_above(&dependencies);
-        Described {
-            kind,
-            inputs,
-            outputs,
-            dependencies,
-            height,
-        }
-    }
-
     /// Creates a task whose request id is new and whose dependencies are known.
     pub(crate) fn create_task(
         &mut self,
@@ -235,14 +201,26 @@ impl State {
         class: u8,
         out: &mut Vec<Action>,
     ) -> u32 {
-        let Described {
-            kind,
-            inputs,
-            outputs,
-            dependencies,
-            height,
-        } = self.described(job, &spec);
+        let kind = self
+            .types
+            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
+        let inputs: Vec<u32> = spec
+            .inputs
+            .iter()
+            .map(|name| self.artifact_index(job, name))
+            .collect();
+        let outputs: Vec<u32> = spec
+            .outputs
+            .iter()
+            .map(|name| self.artifact_index(job, name))
+            .collect();
         let entry = &self.jobs[job];
+        let dependencies: Vec<u32> = spec
+            .depends_on
+            .iter()
+            .filter_map(|name| entry.by_request.get(name).copied())
+            .collect();
+        let height = self.height_above(&dependencies);
         let (order, epoch) = (entry.tasks.len() as u32, entry.epoch);
         let request_id = spec.request_id.clone();
         let concludes = spec.concludes_job;

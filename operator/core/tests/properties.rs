@@ -59,6 +59,58 @@ fn an_unwanted_attempt_may_come_back_beside_a_suspect_only_to_leave() {
     ]);
 }
 
+/// The leader dies now and then, with what it had not committed, and sometimes with workers.
+fn survives_crashes(history: &[(u8, u16, u8)]) {
+    let limits = Limits {
+        record_facts: true,
+        ..limits()
+    };
+    let mut world = World::new(limits.clone());
+    for (operation, number, fate) in history {
+        match operation {
+            0..8 => world.crash(usize::from(fate % 5), number & (number >> 3)),
+            8..14 => world.crash_alone(),
+            14..24 => world.take_checkpoint(),
+            operation => world.random(*operation, *number, *fate),
+        }
+    }
+    world.crash(0, 0);
+    world.heal_and_finish();
+    world.forget_all();
+    world.assert_deletions();
+    world.assert_deterministic(limits);
+}
+
+/// An earlier attempt of a planner, which a leader without its last facts had given away again, came first and kept
+/// the memory for the job's chain.
+#[test]
+#[rustfmt::skip]
+fn the_later_attempt_of_a_planner_takes_over_what_an_earlier_one_keeps_for_the_chain() {
+    survives_crashes(&[
+        (41, 0, 0), (181, 0, 0), (181, 0, 0), (61, 0, 0), (61, 0, 0), (0, 0, 0), (41, 0, 0), (0, 0, 0),
+        (123, 32268, 0), (0, 224, 1), (83, 0, 0), (8, 0, 0),
+    ]);
+}
+
+/// The worker with room for the leaves had not connected yet.
+#[test]
+#[rustfmt::skip]
+fn planners_that_go_on_are_not_stopped_for_leaves_before_all_workers_have_connected() {
+    survives_crashes(&[
+        (101, 0, 0), (61, 0, 0), (101, 0, 0), (181, 0, 0), (61, 0, 0), (41, 0, 0), (41, 0, 0), (83, 54852, 0),
+        (143, 30204, 0), (8, 0, 0),
+    ]);
+}
+
+/// That a device is emptied for a task was not recorded.
+#[test]
+#[rustfmt::skip]
+fn a_task_that_was_passed_over_keeps_its_claim_when_the_leader_dies() {
+    survives_crashes(&[
+        (181, 12770, 0), (63, 22356, 0), (52, 0, 0), (52, 0, 0), (32, 0, 0), (40, 3000, 0), (8, 0, 0),
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 3_000, ..ProptestConfig::default() })]
 
@@ -70,5 +122,14 @@ proptest! {
         history in prop::collection::vec((any::<u8>(), any::<u16>(), any::<u8>()), 1..400)
     ) {
         keeps_the_promises(&history);
+    }
+
+    /// At any point the durable state is made again from all facts, and from a checkpoint and the facts after it;
+    /// what workers hold goes on, what had succeeded is not run again, and all jobs end.
+    #[test]
+    fn a_leader_may_die_at_any_point_of_a_random_history(
+        history in prop::collection::vec((any::<u8>(), any::<u16>(), any::<u8>()), 1..300)
+    ) {
+        survives_crashes(&history);
     }
 }

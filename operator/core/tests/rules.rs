@@ -1912,6 +1912,57 @@ fn attempts_are_counted_on_after_a_recovery() {
     assert_eq!(hand.state.job(job).unwrap().failures, 1);
 }
 
+/// What the next leader would know is what this one knows.
+fn assert_recorded(hand: &Hand, epoch: u64) {
+    let told = |state: &State| {
+        let facts = state.checkpoint().into_iter();
+        let mut told: Vec<String> = facts.map(|fact| format!("{fact:?}")).collect();
+        told.sort();
+        told
+    };
+    assert_eq!(told(&hand.taken_over(epoch).state), told(&hand.state));
+}
+
+#[test]
+fn the_second_attempt_of_a_straggler_is_counted_alike_by_a_leader_and_its_successor() {
+    let limits = Limits {
+        record_facts: true,
+        ..Limits::default()
+    };
+    let (mut before, job, slow, given) = straggling(&limits);
+    assert_recorded(&before, 2);
+    let task = before.task(job, "prove-slow");
+    let twin = HeldAttempt {
+        attempt: given[0].attempt,
+        task,
+        device: given[0].device,
+        number: 2,
+        started: true,
+        completed: false,
+    };
+    // The leader dies, and of both attempts only the second one is there for the next.
+    let mut hand = before.taken_over(2);
+    hand.comes_back(11, "a", cpu(1), vec![twin]);
+    assert_eq!(hand.attempt_of(job, "prove-slow"), twin.attempt);
+    assert_recorded(&hand, 3);
+    // Both are there, the first one first.
+    let mut hand = before.taken_over(2);
+    let first = HeldAttempt {
+        attempt: slow,
+        number: 1,
+        ..twin
+    };
+    hand.comes_back(11, "a", cpu(1), vec![first]);
+    assert_recorded(&hand, 3);
+    hand.comes_back(12, "b", cpu(1), vec![twin]);
+    assert_eq!(hand.attempt_of(job, "prove-slow"), twin.attempt);
+    assert_recorded(&hand, 3);
+    // One is lost while the leader lives.
+    let worker = before.state.attempt(slow).unwrap().worker;
+    before.tell(Event::WorkerGone { worker });
+    assert_recorded(&before, 2);
+}
+
 #[test]
 fn nothing_is_recorded_unless_it_is_asked_for() {
     let mut hand = one_worker();

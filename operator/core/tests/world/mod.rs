@@ -109,6 +109,8 @@ struct Had {
     device: Option<u16>,
     number: u32,
     started: bool,
+    /// A planner has submitted its tasks; the group of facts that says so.
+    submitted: Option<usize>,
     /// Reports that could not be sent, since the stream was broken.
     completion: Option<Event>,
     stop: bool,
@@ -347,6 +349,7 @@ impl World {
             device: assignment.device.map(|device| device.0),
             number: assignment.number,
             started: false,
+            submitted: None,
             completion: None,
             stop: false,
             recall: false,
@@ -649,7 +652,12 @@ impl World {
 
     fn end(&mut self, id: WorkerId, attempt: AttemptId, had: &Had, fate: u8) {
         let is_root = self.roots.contains(&had.task);
-        if is_root && fate < 200 && worker_connected(&self.workers, id) {
+        if let Some(group) = had.submitted.filter(|_| fate < 200) {
+            // It ends when it was told that its tasks are taken, which waits for the commit.
+            if self.facts.len() < group + TAIL {
+                return;
+            }
+        } else if is_root && fate < 200 && worker_connected(&self.workers, id) {
             // A planner submits what it has planned; again does no harm.
             let tasks = self.plans[&had.job].tasks.clone();
             let call = self.call();
@@ -661,6 +669,14 @@ impl World {
             });
             let call = self.call();
             self.apply(Event::TasksSubmitted { call, attempt, tasks });
+            if self.limits.record_facts {
+                let group = self.facts.len();
+                let worker = self.workers.get_mut(&id).expect("known");
+                if let Some(had) = worker.has.get_mut(&attempt) {
+                    had.submitted = Some(group);
+                }
+                return;
+            }
         } else if is_root && fate < 200 {
             return;
         }
@@ -854,6 +870,14 @@ impl World {
         self.base = (facts, at);
         self.log.clear();
         self.actions.clear();
+        for had in self
+            .workers
+            .values_mut()
+            .flat_map(|worker| worker.has.values_mut())
+        {
+            // Nobody told the planner that its tasks were taken: it submits them again before it ends.
+            had.submitted = had.submitted.filter(|group| *group <= kept);
+        }
         for (group, worker, attempt, had) in std::mem::take(&mut self.unacknowledged) {
             if group > kept
                 && let Some(worker) = self.workers.get_mut(&worker)
@@ -923,12 +947,50 @@ impl World {
         }
     }
 
+    /// Attempts that run and hold the lease, as the state and their worker know them. One that was only fetched ahead
+    /// may lose its place to something that was stopped and has not left yet.
+    fn leased(&self) -> BTreeSet<(AttemptId, TaskId)> {
+        let all = self.workers.values().flat_map(|worker| &worker.has);
+        all.filter(|(attempt, had)| {
+            (had.started || had.device.is_none())
+                && self
+                    .state
+                    .task(had.task)
+                    .is_some_and(|task| task.current.is_some_and(|(current, _)| current == **attempt))
+        })
+        .map(|(attempt, had)| (*attempt, had.task))
+        .collect()
+    }
+
     /// A leader dies, and nothing else: all workers connect before any of them reports.
     pub fn crash_alone(&mut self) {
+        let leased = self.leased();
+        let quiet = self
+            .workers
+            .values()
+            .all(|worker| worker.connected && worker.has.values().all(|had| !had.stop));
         self.crash(0, 0);
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in &ids {
             self.reconnect_without_reports(*id);
+        }
+        for (attempt, task) in leased {
+            let preempted = |action: &Action| {
+                matches!(action, Action::Stop { attempt: stopped, reason: StopReason::Preempted, .. }
+                    if *stopped == attempt)
+            };
+            // Which planners are in the way of leaves is decided anew where a worker is there again that was not before,
+            // or where some were being stopped for that.
+            if !quiet && self.actions.iter().any(preempted) {
+                continue;
+            }
+            let view = self.state.task(task).expect("the task is known");
+            assert_eq!(
+                view.current.map(|(current, _)| current),
+                Some(attempt),
+                "a running attempt keeps its lease: {view:?} {:?}",
+                self.state.attempt(attempt)
+            );
         }
         for id in ids {
             self.report_completions(id);
