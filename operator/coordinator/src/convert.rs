@@ -70,6 +70,8 @@ pub struct Hello {
     pub(crate) held: Vec<HeldAttempt>,
     pub(crate) highest_epoch: u64,
     pub(crate) process_id: u64,
+    pub(crate) stream: u64,
+    pub(crate) process_nonce: u64,
 }
 
 /// What a worker reports, in the core's words where the core decides about it.
@@ -156,6 +158,8 @@ pub(crate) fn hello(message: wire::WorkerHello) -> Result<Hello, ConversionError
         backend,
         highest_epoch: message.highest_epoch,
         process_id: message.process_id,
+        stream: message.stream,
+        process_nonce: message.process_nonce,
     })
 }
 

@@ -70,6 +70,32 @@ async fn a_worker_that_has_seen_a_newer_coordinator_is_refused() {
 }
 
 #[tokio::test]
+async fn a_hello_that_was_long_on_its_way_does_not_take_the_place_of_a_newer_stream() {
+    let fixture = mk_fixture().await;
+    let numbered = |stream| wire::WorkerHello {
+        stream,
+        ..hello("worker")
+    };
+    let _newer = FakeWorker::try_connect(&fixture, numbered(2)).await.unwrap();
+    let Err(late) = FakeWorker::try_connect(&fixture, numbered(1)).await else {
+        panic!("the late hello was taken");
+    };
+    assert_eq!(late.code(), Code::Aborted);
+    assert!(
+        late.message().contains("opened stream 2 since"),
+        "{}",
+        late.message()
+    );
+    FakeWorker::try_connect(&fixture, numbered(3)).await.unwrap();
+    // Another process of the same worker counts from one again.
+    let restarted = wire::WorkerHello {
+        process_nonce: 8,
+        ..numbered(1)
+    };
+    FakeWorker::try_connect(&fixture, restarted).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_hello_that_passes_a_limit_or_contradicts_itself_is_refused() {
     let status = refused(|hello| hello.devices = vec![hello.devices[0].clone(); 65]).await;
     assert!(

@@ -267,6 +267,8 @@ impl World {
             held,
             highest_epoch: worker.highest_epoch,
             process_id: process,
+            stream: 0,
+            process_nonce: process,
         };
         let connection = self.connect(place, target);
         self.workers[place].connection = Some(connection);

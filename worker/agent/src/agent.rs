@@ -7,6 +7,7 @@ mod coordinator;
 mod drain;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -127,6 +128,7 @@ impl Agent {
             metrics: metrics.clone(),
             connection: connection_sender,
             stop: session_stop.clone(),
+            process_nonce: RandomState::new().build_hasher().finish(),
         };
         let slots = Slot::of(&config);
         Ok(Self {

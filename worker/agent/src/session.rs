@@ -128,6 +128,8 @@ pub(crate) struct Session {
     pub(crate) metrics: Metrics,
     pub(crate) connection: watch::Sender<Connection>,
     pub(crate) stop: CancellationToken,
+    /// Names this process, whatever its id.
+    pub(crate) process_nonce: u64,
 }
 
 /// An open stream before its welcome.
@@ -160,11 +162,13 @@ impl Session {
     async fn run(self) {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
         let mut highest_epoch = 0;
+        let mut streams = 0;
         let mut leader = None;
         let mut hops = 0;
         // Coordinators that are still to be asked before the next wait.
         let mut places = VecDeque::new();
         while !self.stop.is_cancelled() {
+            streams += 1;
             if leader.is_none() && places.is_empty() {
                 places = self.connector.places().await.into();
             }
@@ -172,7 +176,7 @@ impl Session {
                 .take()
                 .or_else(|| places.pop_front())
                 .unwrap_or_else(|| self.connector.first().to_owned());
-            let (error, welcomed) = self.one_stream(&authority, &mut highest_epoch).await;
+            let (error, welcomed) = self.one_stream(&authority, &mut highest_epoch, streams).await;
             self.metrics.connected.set(0);
             self.metrics
                 .sessions_ended
@@ -216,11 +220,16 @@ impl Session {
     }
 
     /// Opens a stream and serves it to its end; tells whether it was welcomed.
-    async fn one_stream(&self, authority: &str, highest_epoch: &mut u64) -> (SessionError, bool) {
+    async fn one_stream(
+        &self,
+        authority: &str,
+        highest_epoch: &mut u64,
+        stream: u64,
+    ) -> (SessionError, bool) {
         let address = &self.connector.shown(authority);
         let opening = async {
             tokio::select! {
-                opened = self.open(authority, address, *highest_epoch) => opened,
+                opened = self.open(authority, address, *highest_epoch, stream) => opened,
                 () = self.stop.cancelled() => Err(SessionError::Ending),
             }
         };
@@ -255,7 +264,13 @@ impl Session {
         Ok(value)
     }
 
-    async fn open(&self, authority: &str, address: &str, highest_epoch: u64) -> Result<Opened, SessionError> {
+    async fn open(
+        &self,
+        authority: &str,
+        address: &str,
+        highest_epoch: u64,
+        stream: u64,
+    ) -> Result<Opened, SessionError> {
         let token = self.token().await?;
         let channel = self.connector.connect(authority).await?;
         let mut client = WorkerPlaneClient::new(channel)
@@ -268,6 +283,8 @@ impl Session {
             .map_err(|_| SessionError::Ending)?;
         let mut hello = hello.await.map_err(|_| SessionError::Ending)?;
         hello.highest_epoch = highest_epoch;
+        hello.stream = stream;
+        hello.process_nonce = self.process_nonce;
         let told = hello.held.clone();
         let (outgoing, queue) = mpsc::channel(QUEUED_MESSAGES);
         // Before the call: the coordinator may answer it only when it has seen the hello.

@@ -158,6 +158,8 @@ pub(crate) async fn connect(
         held: Vec::new(),
         highest_epoch: 0,
         process_id: 1,
+        stream: 0,
+        process_nonce: 0,
     };
     let channel = Endpoint::from_shared(format!("http://{address}"))?
         .connect()

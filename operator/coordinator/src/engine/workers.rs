@@ -79,6 +79,9 @@ pub(super) struct Worker {
     forget_at: Option<Timestamp>,
     pub(super) host_memory_used_bytes: u64,
     pub(super) process_id: u64,
+    /// As its agent process, which the nonce names, counts its streams; 0 where it does not.
+    stream: u64,
+    process_nonce: u64,
     pub(super) idle_since: Option<Timestamp>,
     /// Calls about artifacts that wait for their answer, with the name that they are about.
     pub(super) named_calls: BTreeMap<u64, ArtifactName>,
@@ -128,6 +131,7 @@ impl Engine {
             return Err(Status::failed_precondition(told));
         }
         self.make_way(&hello.spec.name, &identity)?;
+        self.refuse_late(&hello)?;
         let worker = match self.worker_ids.get(&hello.spec.name) {
             Some(worker) => *worker,
             None => {
@@ -166,6 +170,23 @@ impl Engine {
         self.execute_all(actions);
         self.mark_leaving(worker);
         Ok(Connected { worker, backend })
+    }
+
+    /// A hello that was long on its way says what its worker held then: heard after a newer one, it would take from
+    /// the worker all that it was given since.
+    fn refuse_late(&self, hello: &Hello) -> Result<(), Status> {
+        let known = self.worker_ids.get(&hello.spec.name);
+        let known = known.and_then(|worker| self.workers.get(worker));
+        let newest = known
+            .filter(|record| record.process_nonce == hello.process_nonce)
+            .map(|record| record.stream);
+        match newest {
+            Some(newest) if 0 < hello.stream && hello.stream < newest => Err(Status::aborted(format!(
+                "this is stream {} of the worker, which has opened stream {newest} since",
+                hello.stream
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Nobody takes the place of a worker but the same pod, or a later one of the same name: that the later one
@@ -232,6 +253,8 @@ impl Engine {
             forget_at: None,
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
+            stream: hello.stream,
+            process_nonce: hello.process_nonce,
             idle_since: None,
             named_calls,
             channel_sends,
@@ -253,6 +276,7 @@ impl Engine {
         }
     }
 
+    /// Replaces the pods that shall leave and answers those that no worker is known of.
     /// An operator that does not say again who shall leave is away, and nobody would take the marks back.
     pub(super) fn lapse_leaving(&mut self, now: Timestamp) {
         if self.leaving_until.is_some_and(|until| until <= now) {
@@ -264,7 +288,6 @@ impl Engine {
         }
     }
 
-    /// Replaces the pods that shall leave and answers those that no worker is known of.
     pub(super) fn set_leaving(&mut self, pods: BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
         self.leaving_until = (!pods.is_empty()).then(|| self.now() + Milliseconds(LEAVING_LIFE_MS));
         let before = std::mem::replace(&mut self.leaving, pods);
@@ -732,6 +755,18 @@ impl Engine {
         if let Some(told) = self.state.attempt(attempt)
             && self.concludes(&told)
         {
+            if !self.inputs_are_bound(&told) {
+                let event = Event::AttemptFailed {
+                    attempt,
+                    class: FailureClass::WorkerLost,
+                    reason: "InputsLost".into(),
+                    message: "what was checked was lost with the coordinator before and is made again".into(),
+                    usage,
+                };
+                self.failed(attempt, event);
+                self.acknowledge(worker, attempt, false);
+                return;
+            }
             let bound = |name: &str| {
                 outputs.iter().any(|(output, _)| **output == *name)
                     || self.state.artifact(told.job, &name.into()).is_some()
@@ -762,6 +797,15 @@ impl Engine {
             result,
             usage,
         });
+    }
+
+    /// Whether everything that an attempt has read is known. What the coordinator before had not committed is not: the
+    /// attempt was given to its worker before that.
+    fn inputs_are_bound(&self, told: &prover_core::AttemptView) -> bool {
+        self.state.task(told.task).is_none_or(|task| {
+            let mut inputs = task.spec.inputs.iter();
+            inputs.all(|input| self.state.artifact(told.job, input).is_some())
+        })
     }
 
     /// Whether the success of this attempt would make its job succeed.

@@ -229,6 +229,8 @@ pub(crate) fn mk_hello(worker_id: &str, description: &backend::BackendDescriptio
         held: Vec::new(),
         highest_epoch: 0,
         process_id: 1,
+        stream: 0,
+        process_nonce: 0,
     }
 }
 

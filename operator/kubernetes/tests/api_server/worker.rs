@@ -114,6 +114,8 @@ fn mk_hello(name: &str) -> wire::WorkerHello {
         held: Vec::new(),
         highest_epoch: 0,
         process_id: 1,
+        stream: 0,
+        process_nonce: 0,
     }
 }
 

@@ -46,9 +46,11 @@ impl Agent {
                 encoded: backend.encode_to_vec(),
             }),
             held: self.attempts.values().map(held).collect(),
-            // Known to the session, which fills it in.
+            // Known to the session, which fills it and the number of the stream in.
             highest_epoch: 0,
             process_id: u64::from(std::process::id()),
+            stream: 0,
+            process_nonce: 0,
         })
     }
 
