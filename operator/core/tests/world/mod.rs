@@ -985,10 +985,10 @@ impl World {
                 continue;
             }
             let view = self.state.task(task).expect("the task is known");
-            assert_eq!(
-                view.current.map(|(current, _)| current),
-                Some(attempt),
-                "a running attempt keeps its lease: {view:?} {:?}",
+            // Of several that had been lost and are all there now the latest goes on.
+            assert!(
+                view.current.is_some_and(|(current, _)| current >= attempt),
+                "a running attempt keeps its lease: {attempt} {view:?} {:?}",
                 self.state.attempt(attempt)
             );
         }
