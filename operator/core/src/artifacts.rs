@@ -10,6 +10,7 @@ use crate::action::{Action, Answer, Refusal};
 use crate::fact::Fact;
 use crate::model::{ArtifactName, Binding, JobId};
 use crate::state::State;
+use crate::tasks::Places;
 
 /// A name within a job.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(crate) struct Artifact {
     pub(crate) consumed: bool,
     pub(crate) references: BTreeSet<Arc<str>>,
     /// Tasks that wait for it to be bound.
-    pub(crate) waiters: Vec<u32>,
+    pub(crate) waiters: Places,
     /// Bytes that a permit holds for it.
     pub(crate) permit_bytes: u64,
 }
@@ -50,7 +51,7 @@ impl State {
             consumers: 0,
             consumed: false,
             references: BTreeSet::new(),
-            waiters: Vec::new(),
+            waiters: Places::new(),
             permit_bytes: 0,
         });
         entry.artifact_by_name.insert(name.clone(), index);

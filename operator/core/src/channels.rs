@@ -37,6 +37,7 @@ impl State {
         let entry = &self.tasks[task];
         let words = || {
             entry
+                .trouble()
                 .last_failure
                 .clone()
                 .unwrap_or_else(|| "the task was dropped with its plan".into())

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::action::Refusal;
 use crate::bits::BitSet;
-use crate::model::{DeviceClass, Lane, Milliseconds, Requirements, Timestamp, WorkerSpec};
+use crate::model::{BackendVersion, DeviceClass, Lane, Milliseconds, Requirements, Timestamp, WorkerSpec};
 use crate::slab::NONE;
 use crate::state::State;
 
@@ -223,7 +223,19 @@ impl TaskType {
 #[derive(Debug)]
 pub(crate) struct TaskTypes {
     pub(crate) entries: Vec<TaskType>,
-    by_name: BTreeMap<(Arc<str>, crate::model::BackendVersion, DeviceClass, Lane), u32>,
+    by_name: BTreeMap<TypeKey, u32>,
+}
+
+type TypeKey = (Arc<str>, BackendVersion, DeviceClass, Lane);
+
+fn key_of(name: &Arc<str>, requirements: &Requirements) -> TypeKey {
+    let backend = requirements.backend.clone();
+    (
+        name.clone(),
+        backend,
+        requirements.device_class,
+        requirements.lane,
+    )
 }
 
 impl TaskTypes {
@@ -234,21 +246,23 @@ impl TaskTypes {
         }
     }
 
+    /// The name as it is kept, if it is.
+    pub(crate) fn shared_name(&self, name: &Arc<str>, requirements: &Requirements) -> Arc<str> {
+        let known = self.by_name.get_key_value(&key_of(name, requirements));
+        known.map_or(name, |((name, ..), _)| name).clone()
+    }
+
     pub(crate) fn intern(
         &mut self,
         name: &Arc<str>,
         requirements: &Requirements,
         estimate: Option<Milliseconds>,
     ) -> u32 {
-        let identity = (
-            requirements.backend.clone(),
-            requirements.device_class,
-            requirements.lane,
-        );
-        let key = (name.clone(), identity.0.clone(), identity.1, identity.2);
+        let key = key_of(name, requirements);
         if let Some(known) = self.by_name.get(&key) {
             return *known;
         }
+        let identity = (key.1.clone(), key.2, key.3);
         if self.entries.len() >= TASK_TYPES {
             return 0;
         }

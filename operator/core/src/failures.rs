@@ -140,8 +140,8 @@ impl State {
         if secluded || !(suspect || others) {
             return false;
         }
-        self.tasks[task].suspected += 1;
-        self.tasks[task].suspected < self.limits.crashes_per_task
+        self.tasks[task].trouble_mut().suspected += 1;
+        self.tasks[task].trouble().suspected < self.limits.crashes_per_task
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -157,7 +157,7 @@ impl State {
     ) {
         let task = self.attempts[attempt].task;
         let job = self.tasks[task].job;
-        self.tasks[task].last_failure = Some(message.clone());
+        self.tasks[task].trouble_mut().last_failure = Some(message.clone());
         match verdict {
             Verdict::Fatal => return self.attempt_is_fatal(attempt, class, reason, message, out),
             Verdict::Lost => {
@@ -169,15 +169,15 @@ impl State {
             Verdict::Suspect => self.tasks[task].alone = true,
             Verdict::Retry | Verdict::Crash | Verdict::TooSmall(_) => {
                 self.jobs[job].failures += 1;
-                self.tasks[task].failures += 1;
+                self.tasks[task].trouble_mut().failures += 1;
             }
         }
         if matches!(verdict, Verdict::Crash | Verdict::TooSmall(true)) {
-            self.tasks[task].crashes += 1;
+            self.tasks[task].trouble_mut().crashes += 1;
             // Whatever killed a child is tried again without neighbours that it could kill.
             self.tasks[task].alone = true;
-            if self.tasks[task].crashes >= self.limits.crashes_per_task {
-                let crashes = self.tasks[task].crashes;
+            if self.tasks[task].trouble().crashes >= self.limits.crashes_per_task {
+                let crashes = self.tasks[task].trouble().crashes;
                 let message =
                     format!("the task killed the prover {crashes} times and is quarantined: {message}");
                 return self.attempt_is_fatal(attempt, class, "TaskQuarantined", message.into(), out);
@@ -191,7 +191,7 @@ impl State {
                 format!("{failures} attempts failed where {limit} are tried again; the last: {message}");
             return self.attempt_is_fatal(attempt, class, "RetryLimitExceeded", message.into(), out);
         }
-        self.tasks[task].avoid = device.0;
+        self.tasks[task].trouble_mut().avoid = device.0;
         if matches!(verdict, Verdict::TooSmall(_)) && !self.find_larger(task, device.1, device.2) {
             return self.replan(attempt, class, message, out);
         }
@@ -245,7 +245,11 @@ impl State {
     }
 
     fn backoff(&self, task: u32) -> Milliseconds {
-        let doublings = self.tasks[task].failures.saturating_sub(1).min(BACKOFF_DOUBLINGS);
+        let doublings = self.tasks[task]
+            .trouble()
+            .failures
+            .saturating_sub(1)
+            .min(BACKOFF_DOUBLINGS);
         Milliseconds(
             self.limits
                 .backoff
@@ -310,8 +314,8 @@ impl State {
         if delay == Milliseconds(0) {
             return self.make_ready(task, true, out);
         }
-        self.tasks[task].not_before = not_before;
-        self.tasks[task].avoid_until = not_before + self.limits.backoff_max;
+        self.tasks[task].trouble_mut().not_before = not_before;
+        self.tasks[task].trouble_mut().avoid_until = not_before + self.limits.backoff_max;
         self.set_stage(task, Stage::Backoff);
         self.timers.set(not_before, Timer::Retry(self.tasks.id(task)));
     }
@@ -319,10 +323,10 @@ impl State {
     pub(crate) fn retry_due(&mut self, id: u64, out: &mut Vec<Action>) {
         let Some(task) = self.tasks.find(id) else { return };
         let entry = &self.tasks[task];
-        if entry.stage != Stage::Backoff || entry.not_before > self.now {
+        if entry.stage != Stage::Backoff || entry.trouble().not_before > self.now {
             return;
         }
-        let patience = entry.avoid_until;
+        let patience = entry.trouble().avoid_until;
         self.make_ready(task, true, out);
         if self.tasks[task].picky && patience > self.now {
             self.timers.set(patience, Timer::Patience(id));
@@ -351,7 +355,7 @@ impl State {
             return self.record_counts(task, out);
         }
         let message: Arc<str> = why.into();
-        self.tasks[task].last_failure = Some(message.clone());
+        self.tasks[task].trouble_mut().last_failure = Some(message.clone());
         if !started {
             self.fence(task, out);
         }
@@ -512,6 +516,6 @@ impl State {
 
     /// When a task's attempt may be tried again, for the views.
     pub(crate) fn not_before(&self, task: u32) -> Option<Timestamp> {
-        (self.tasks[task].stage == Stage::Backoff).then_some(self.tasks[task].not_before)
+        (self.tasks[task].stage == Stage::Backoff).then_some(self.tasks[task].trouble().not_before)
     }
 }

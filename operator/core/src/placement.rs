@@ -246,10 +246,11 @@ impl State {
     /// The worker that a task is kept from, as long as there is another one and its patience lasts.
     fn avoids(&self, task: u32) -> Option<u32> {
         let entry = &self.tasks[task];
-        if entry.avoid == 0 || self.now >= entry.avoid_until {
+        let trouble = entry.trouble();
+        if trouble.avoid == 0 || self.now >= trouble.avoid_until {
             return None;
         }
-        let worker = self.workers.find(entry.avoid)?;
+        let worker = self.workers.find(trouble.avoid)?;
         let fits = self.workers[worker].fits & (1 << entry.class) != 0;
         let others = self.classes.entries[usize::from(entry.class)].fit_workers - u32::from(fits);
         (others > 0).then_some(worker)
@@ -424,7 +425,7 @@ impl State {
                     continue;
                 }
                 let entry = &holder.devices[usize::from(device)];
-                let avoided = self.workers.id(worker) == self.tasks[task].avoid;
+                let avoided = self.workers.id(worker) == self.tasks[task].trouble().avoid;
                 let held = entry.running.len() + entry.leaving.len() + entry.ahead.len();
                 let beside = holder.spec.host_memory_bytes.saturating_sub(holder.parents_bytes);
                 let blocked = beside < self.classes.host_bytes[usize::from(class)];

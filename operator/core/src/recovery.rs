@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::slab::NONE;
 use crate::state::State;
-use crate::tasks::{Stage, new_task};
+use crate::tasks::{Places, Stage, new_task};
 use crate::timers::Timer;
 
 /// What is still open after a recovery.
@@ -145,7 +145,7 @@ impl Replay {
             Fact::TaskFailed { task, message, at } => {
                 let task = self.live_task(task)?;
                 self.reach(at);
-                self.state.tasks[task].last_failure = Some(message);
+                self.state.tasks[task].trouble_mut().last_failure = Some(message);
                 self.end(task, Stage::Failed);
                 Ok(())
             }
@@ -399,12 +399,12 @@ impl Replay {
         let kind = state
             .types
             .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let inputs: Vec<u32> = spec
+        let inputs: Places = spec
             .inputs
             .iter()
             .map(|name| state.artifact_index(job, name))
             .collect();
-        let outputs: Vec<u32> = spec
+        let outputs: Places = spec
             .outputs
             .iter()
             .map(|name| state.artifact_index(job, name))
@@ -413,7 +413,7 @@ impl Replay {
             state.jobs[job].artifacts[*input as usize].consumed = true;
         }
         let entry = &state.jobs[job];
-        let dependencies: Vec<u32> = spec
+        let dependencies: Places = spec
             .depends_on
             .iter()
             .filter_map(|name| entry.by_request.get(name).copied())
@@ -481,10 +481,13 @@ impl Replay {
         self.count_usage(task, counts.device_microseconds, counts.energy_millijoules);
         let entry = &mut self.state.tasks[task];
         (entry.attempts, entry.fence) = (counts.attempts, counts.fence);
-        (entry.failures, entry.crashes, entry.suspected) =
-            (counts.failures, counts.crashes, counts.suspected);
+        entry.set_trouble(
+            counts.failures,
+            counts.crashes,
+            counts.suspected,
+            counts.last_failure,
+        );
         (entry.alone, entry.sent) = (counts.alone, counts.sent);
-        entry.last_failure = counts.last_failure;
         let minimums = (counts.minimum_host_bytes, counts.minimum_vram_bytes);
         if minimums == (0, 0) {
             self.minimums.remove(&task);
@@ -1181,7 +1184,7 @@ impl State {
             }))),
             Stage::Failed => facts.push(Fact::TaskFailed {
                 task: id,
-                message: entry.last_failure.clone().unwrap_or_default(),
+                message: entry.trouble().last_failure.clone().unwrap_or_default(),
                 at,
             }),
             // What was dropped with its job is named until the job is forgotten.
@@ -1214,20 +1217,21 @@ impl State {
             let key = &self.classes.entries[usize::from(entry.class)].key;
             (key.minimum_host_bytes, key.minimum_vram_bytes)
         };
+        let trouble = entry.trouble();
         TaskCounts {
             task: TaskId(self.tasks.id(task)),
             attempts: entry.attempts - u32::from(running) - u32::from(self.twins.contains_key(&task)),
             fence: entry.fence,
-            failures: entry.failures,
-            crashes: entry.crashes,
-            suspected: entry.suspected,
+            failures: trouble.failures,
+            crashes: trouble.crashes,
+            suspected: trouble.suspected,
             alone: entry.alone,
             sent: entry.sent,
             minimum_host_bytes: minimums.0,
             minimum_vram_bytes: minimums.1,
             device_microseconds: entry.device_microseconds,
             energy_millijoules: entry.energy_millijoules,
-            last_failure: entry.last_failure.clone(),
+            last_failure: trouble.last_failure.clone(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange};
 use crate::channels::Links;
 use crate::classes::ClassKey;
@@ -78,19 +80,33 @@ pub(crate) struct Task {
     /// Ready, but nothing is done about it until it is known what workers hold.
     pub(crate) held_back: bool,
     /// Artifacts of its job.
-    pub(crate) inputs: Vec<u32>,
-    pub(crate) dependencies: Vec<u32>,
+    pub(crate) inputs: Places,
+    pub(crate) dependencies: Places,
     pub(crate) result: Option<Arc<[u8]>>,
     pub(crate) device_microseconds: u64,
     pub(crate) energy_millijoules: u64,
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) started_at: Option<Timestamp>,
-    pub(crate) dependents: Vec<u32>,
-    pub(crate) outputs: Vec<u32>,
+    pub(crate) dependents: Places,
+    pub(crate) outputs: Places,
     pub(crate) links: Option<Box<Links>>,
     pub(crate) epoch: u32,
     /// Attempts up to this number have lost the lease for good.
     pub(crate) fence: u32,
+    /// What went wrong with it; most tasks have nothing there.
+    trouble: Option<Box<Trouble>>,
+    pub(crate) submitted_at: Timestamp,
+    /// Identity of the attempt whose result it has, or 0.
+    pub(crate) accepted: u64,
+    pub(crate) spec: Arc<TaskSpec>,
+}
+
+/// Places in other lists. Most tasks have at most two of each, which need no memory of their own.
+pub(crate) type Places = SmallVec<[u32; 2]>;
+
+/// What went wrong with a task.
+#[derive(Debug)]
+pub(crate) struct Trouble {
     pub(crate) failures: u32,
     /// Children that it alone can have killed.
     pub(crate) crashes: u32,
@@ -101,11 +117,46 @@ pub(crate) struct Task {
     /// When it takes that worker too; when it may be tried again.
     pub(crate) avoid_until: Timestamp,
     pub(crate) not_before: Timestamp,
-    pub(crate) submitted_at: Timestamp,
     pub(crate) last_failure: Option<Arc<str>>,
-    /// Identity of the attempt whose result it has, or 0.
-    pub(crate) accepted: u64,
-    pub(crate) spec: Arc<TaskSpec>,
+}
+
+impl Trouble {
+    const NONE: Trouble = Trouble {
+        failures: 0,
+        crashes: 0,
+        suspected: 0,
+        avoid: 0,
+        avoid_until: Timestamp(0),
+        not_before: Timestamp(0),
+        last_failure: None,
+    };
+}
+
+static NO_TROUBLE: Trouble = Trouble::NONE;
+
+impl Task {
+    pub(crate) fn trouble(&self) -> &Trouble {
+        self.trouble.as_deref().unwrap_or(&NO_TROUBLE)
+    }
+
+    pub(crate) fn trouble_mut(&mut self) -> &mut Trouble {
+        self.trouble.get_or_insert_with(|| Box::new(Trouble::NONE))
+    }
+
+    /// Replaces what went wrong with it.
+    pub(crate) fn set_trouble(
+        &mut self,
+        failures: u32,
+        crashes: u32,
+        suspected: u32,
+        last: Option<Arc<str>>,
+    ) {
+        if failures + crashes + suspected > 0 || last.is_some() || self.trouble.is_some() {
+            let trouble = self.trouble_mut();
+            (trouble.failures, trouble.crashes, trouble.suspected) = (failures, crashes, suspected);
+            trouble.last_failure = last;
+        }
+    }
 }
 
 /// A task that waits, without what it reads, makes and waits for.
@@ -148,23 +199,17 @@ pub(crate) fn new_task(
         held_back: false,
         epoch,
         fence: 0,
-        failures: 0,
-        crashes: 0,
-        suspected: 0,
-        avoid: 0,
-        avoid_until: Timestamp(0),
-        not_before: Timestamp(0),
-        dependencies: Vec::new(),
-        dependents: Vec::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
+        trouble: None,
+        dependencies: Places::new(),
+        dependents: Places::new(),
+        inputs: Places::new(),
+        outputs: Places::new(),
         submitted_at: now,
         started_at: None,
         finished_at: None,
         device_microseconds: 0,
         energy_millijoules: 0,
         result: None,
-        last_failure: None,
         links: None,
         accepted: 0,
         spec,
@@ -204,18 +249,18 @@ impl State {
         let kind = self
             .types
             .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let inputs: Vec<u32> = spec
+        let inputs: Places = spec
             .inputs
             .iter()
             .map(|name| self.artifact_index(job, name))
             .collect();
-        let outputs: Vec<u32> = spec
+        let outputs: Places = spec
             .outputs
             .iter()
             .map(|name| self.artifact_index(job, name))
             .collect();
         let entry = &self.jobs[job];
-        let dependencies: Vec<u32> = spec
+        let dependencies: Places = spec
             .depends_on
             .iter()
             .filter_map(|name| entry.by_request.get(name).copied())
@@ -504,7 +549,7 @@ impl State {
     pub(crate) fn fail_task(&mut self, task: u32, message: &Arc<str>, out: &mut Vec<Action>) {
         self.take_out(task);
         self.stop_attempts(task, StopReason::JobFailed, out);
-        self.tasks[task].last_failure = Some(message.clone());
+        self.tasks[task].trouble_mut().last_failure = Some(message.clone());
         self.record_counts(task, out);
         self.record(out, || Fact::TaskFailed {
             task: TaskId(self.tasks.id(task)),
@@ -533,5 +578,16 @@ impl State {
         } else {
             Lane::Device
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_stays_small() {
+        assert_eq!(size_of::<Places>(), 24, "as large as a vector");
+        assert!(size_of::<Task>() <= 264, "{} bytes", size_of::<Task>());
     }
 }

@@ -322,7 +322,7 @@ impl State {
             energy_millijoules: entry.energy_millijoules,
             result: entry.result.as_ref(),
             from_cache: entry.from_cache,
-            last_failure: entry.last_failure.as_ref(),
+            last_failure: entry.trouble().last_failure.as_ref(),
         }
     }
 
