@@ -16,7 +16,8 @@ use crate::tasks::Places;
 #[derive(Debug)]
 pub(crate) struct Artifact {
     pub(crate) name: ArtifactName,
-    pub(crate) binding: Option<Binding>,
+    /// Apart, since what waits has none.
+    pub(crate) binding: Option<Box<Binding>>,
     pub(crate) source: bool,
     pub(crate) retained: bool,
     /// It was bound and has been dropped since.
@@ -41,6 +42,10 @@ impl State {
             return *index;
         }
         let index = entry.artifacts.len() as u32;
+        if entry.artifacts.len() == entry.artifacts.capacity() {
+            // By an eighth, not by as many again: of all lists of a job this one is the largest.
+            entry.artifacts.reserve_exact(entry.artifacts.len() / 8 + 4);
+        }
         entry.artifacts.push(Artifact {
             name: name.clone(),
             binding: None,
@@ -128,7 +133,7 @@ impl State {
         }
         artifact.shared = shared;
         artifact.gone = false;
-        artifact.binding = Some(binding);
+        artifact.binding = Some(Box::new(binding));
         for task in std::mem::take(&mut artifact.waiters) {
             if !self.tasks[task].stage.is_terminal() {
                 self.one_less_pending(task, out);
@@ -162,7 +167,7 @@ impl State {
     pub(crate) fn unbind(&mut self, job: u32, index: u32, out: &mut Vec<Action>) {
         let id = self.job_id(job);
         let artifact = &mut self.jobs[job].artifacts[index as usize];
-        let Some(binding) = artifact.binding.take() else {
+        let Some(binding) = artifact.binding.take().map(|bound| *bound) else {
             return;
         };
         let name = artifact.name.clone();
@@ -225,13 +230,19 @@ impl State {
             });
         }
         self.bind(job, index, binding.clone(), false, out);
-        let bound = self.jobs[job].artifacts[index as usize].binding.clone();
+        let bound = self.jobs[job].artifacts[index as usize]
+            .binding
+            .as_deref()
+            .cloned();
         Answer::Artifact(bound.unwrap_or(binding))
     }
 
     pub(crate) fn artifact_resolved(&self, job: u32, name: &ArtifactName) -> Result<Answer, Refusal> {
         let index = self.find_artifact(job, name)?;
-        let binding = self.jobs[job].artifacts[index as usize].binding.clone();
+        let binding = self.jobs[job].artifacts[index as usize]
+            .binding
+            .as_deref()
+            .cloned();
         binding
             .map(Answer::Artifact)
             .ok_or_else(|| Refusal::NotFound(name.clone()))
@@ -310,6 +321,6 @@ impl State {
     pub fn artifact(&self, job: JobId, name: &ArtifactName) -> Option<&Binding> {
         let job = self.jobs.find(job.0)?;
         let index = self.jobs[job].artifact_by_name.get(name)?;
-        self.jobs[job].artifacts[*index as usize].binding.as_ref()
+        self.jobs[job].artifacts[*index as usize].binding.as_deref()
     }
 }

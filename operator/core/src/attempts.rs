@@ -276,7 +276,7 @@ impl State {
                 let artifact = &job.artifacts[*input as usize];
                 artifact
                     .binding
-                    .as_ref()
+                    .as_deref()
                     .map(|binding| (artifact.name.clone(), binding.clone()))
             })
             .collect();

@@ -158,7 +158,8 @@ impl State {
                 // Bytes that are not counted could go while the entry still names them.
                 artifact
                     .binding
-                    .clone()
+                    .as_deref()
+                    .cloned()
                     .filter(|_| artifact.shared)
                     .map(|binding| (artifact.name.clone(), binding))
             })

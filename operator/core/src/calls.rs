@@ -195,7 +195,7 @@ impl State {
     fn judge_submission(
         &mut self,
         job: u32,
-        mut spec: TaskSpec,
+        spec: TaskSpec,
         batch: &Lookup<RequestId, usize>,
         before: &[Submission],
     ) -> Result<Submission, Refusal> {
@@ -215,18 +215,11 @@ impl State {
                 return Err(Refusal::RequestIdReused(spec.request_id));
             }
         }
-        // Names that are there already are kept once.
-        for dependency in &mut spec.depends_on {
-            let known = self.jobs[job].by_request.get_key_value(dependency);
-            let in_batch = || batch.get_key_value(dependency).map(|(name, _)| name);
-            let Some(name) = known.map(|(name, _)| name).or_else(in_batch) else {
+        for dependency in &spec.depends_on {
+            if !self.jobs[job].by_request.contains_key(dependency) && !batch.contains_key(dependency) {
                 let (task, dependency) = (spec.request_id.clone(), dependency.clone());
                 return Err(Refusal::UnknownDependency { task, dependency });
-            };
-            *dependency = name.clone();
-        }
-        if spec.parameters.is_empty() {
-            spec.parameters = Arc::default();
+            }
         }
         if spec.marker {
             return Ok(Submission::New(Arc::new(spec), 0));
@@ -234,20 +227,13 @@ impl State {
         if spec.requirements.backend != self.jobs[job].backend {
             return Err(Refusal::OtherBackend(spec.request_id));
         }
-        spec.requirements.backend = self.jobs[job].backend.clone();
-        spec.task_type = self.types.shared_name(&spec.task_type, &spec.requirements);
-        for input in &mut spec.inputs {
-            let known = self.jobs[job].artifact_by_name.get_key_value(input);
-            if let Some((name, index)) = known {
-                if self.jobs[job].artifacts[*index as usize].gone {
-                    return Err(Refusal::NotFound(input.clone()));
-                }
-                *input = name.clone();
-            }
-        }
-        for output in &mut spec.outputs {
-            if let Some((name, _)) = self.jobs[job].artifact_by_name.get_key_value(output) {
-                *output = name.clone();
+        for input in &spec.inputs {
+            let gone = self.jobs[job]
+                .artifact_by_name
+                .get(input)
+                .is_some_and(|index| self.jobs[job].artifacts[*index as usize].gone);
+            if gone {
+                return Err(Refusal::NotFound(input.clone()));
             }
         }
         let class = self.class_of(ClassKey::of(&spec.requirements))?;

@@ -252,7 +252,7 @@ impl State {
             let artifact = self.artifact_index(job, name);
             let artifact = &mut self.jobs[job].artifacts[artifact as usize];
             artifact.source = true;
-            artifact.binding = Some(binding.clone());
+            artifact.binding = Some(Box::new(binding.clone()));
         }
         for name in &spec.retained {
             let artifact = self.artifact_index(job, name);

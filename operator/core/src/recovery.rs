@@ -393,7 +393,7 @@ impl Replay {
         id: TaskId,
         parent: Option<u32>,
         epoch: u32,
-        spec: Arc<TaskSpec>,
+        mut spec: Arc<TaskSpec>,
     ) -> Result<u32, RecoveryError> {
         let state = &mut self.state;
         let kind = state
@@ -412,6 +412,7 @@ impl Replay {
         for input in &inputs {
             state.jobs[job].artifacts[*input as usize].consumed = true;
         }
+        state.keep_names_once(job, &mut spec, &inputs, &outputs);
         let entry = &state.jobs[job];
         let dependencies: Places = spec
             .depends_on
@@ -538,7 +539,7 @@ impl Replay {
             self.state.cache.hold(&binding.key);
         }
         let artifact = &mut self.state.jobs[job].artifacts[index as usize];
-        artifact.binding = facts.binding;
+        artifact.binding = facts.binding.map(Box::new);
         (artifact.shared, artifact.gone, artifact.consumed) = (facts.shared, facts.gone, facts.consumed);
         artifact.references = facts.references.into_iter().collect();
         Ok(())
@@ -1147,7 +1148,7 @@ impl State {
             facts.push(Fact::ArtifactStands(Box::new(ArtifactFacts {
                 job: id,
                 name: artifact.name.clone(),
-                binding: artifact.binding.clone(),
+                binding: artifact.binding.as_deref().cloned(),
                 shared: artifact.shared,
                 gone: artifact.gone,
                 consumed: artifact.consumed,

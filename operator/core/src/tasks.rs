@@ -237,11 +237,42 @@ impl State {
             .unwrap_or(0)
     }
 
+    /// Lets a description share the names that its job, its artifacts and its type have already: there are a million
+    /// tasks, and each would keep its own copies.
+    pub(crate) fn keep_names_once(
+        &self,
+        job: u32,
+        spec: &mut Arc<TaskSpec>,
+        inputs: &[u32],
+        outputs: &[u32],
+    ) {
+        // Somebody who shares the description has a reason to keep it.
+        let Some(spec) = Arc::get_mut(spec) else { return };
+        let job = &self.jobs[job];
+        for (names, places) in [(&mut spec.inputs, inputs), (&mut spec.outputs, outputs)] {
+            for (name, place) in names.iter_mut().zip(places) {
+                *name = job.artifacts[*place as usize].name.clone();
+            }
+        }
+        for name in &mut spec.depends_on {
+            if let Some((known, _)) = job.by_request.get_key_value(name) {
+                *name = known.clone();
+            }
+        }
+        if spec.requirements.backend == job.backend {
+            spec.requirements.backend = job.backend.clone();
+        }
+        spec.task_type = self.types.shared_name(&spec.task_type, &spec.requirements);
+        if spec.parameters.is_empty() {
+            spec.parameters = Arc::default();
+        }
+    }
+
     /// Creates a task whose request id is new and whose dependencies are known.
     pub(crate) fn create_task(
         &mut self,
         job: u32,
-        spec: Arc<TaskSpec>,
+        mut spec: Arc<TaskSpec>,
         parent: Option<u32>,
         class: u8,
         out: &mut Vec<Action>,
@@ -259,6 +290,7 @@ impl State {
             .iter()
             .map(|name| self.artifact_index(job, name))
             .collect();
+        self.keep_names_once(job, &mut spec, &inputs, &outputs);
         let entry = &self.jobs[job];
         let dependencies: Places = spec
             .depends_on
