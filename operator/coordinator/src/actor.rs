@@ -213,6 +213,8 @@ impl Actor {
             if let Some(end) = self.turn(&mut engine, journal.as_mut()).await {
                 break end;
             }
+            // Streams that this turn has woken run first, so that the next turn finds all that they bring.
+            tokio::task::yield_now().await;
         };
         match end {
             End::Stopped => engine.close_all(),

@@ -217,6 +217,13 @@ pub(crate) fn report(
                 problem: "misplaced".into(),
             });
         }
+        // Its messages are taken out before.
+        Message::Batch(_) => {
+            return Err(ConversionError::Malformed {
+                field: "batch",
+                problem: "misplaced".into(),
+            });
+        }
         Message::Heartbeat(heartbeat) => Report::Heartbeat {
             sequence: heartbeat.sequence,
             attempts: heartbeat.attempts.into_iter().map(AttemptId).collect(),

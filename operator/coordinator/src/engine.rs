@@ -88,6 +88,8 @@ pub struct Engine {
     /// Until when that holds; none where no pod shall go.
     leaving_until: Option<Timestamp>,
     groups: Groups,
+    /// Workers that something is said to at the end of this turn.
+    unsent: Vec<WorkerId>,
     /// What is to be deleted from the store.
     deletions: Vec<Deletion>,
     /// What the log will be given, by event.
@@ -141,6 +143,7 @@ impl Engine {
             leaving: BTreeSet::new(),
             leaving_until: None,
             groups: Groups::default(),
+            unsent: Vec::new(),
             deletions: Vec::new(),
             unwritten: Vec::new(),
             recorded: 0,
@@ -188,7 +191,8 @@ impl Engine {
         due.into_iter().flatten().min()
     }
 
-    /// What the time has brought: timers of the core, deadlines, and views that are due. To be called after commands.
+    /// Ends a turn, to be called after commands: what the time has brought (timers of the core, deadlines, views that are
+    /// due), then what all of the turn has for workers goes to their streams.
     pub fn run_timers(&mut self) {
         let now = self.now();
         if self.state.next_timer().is_some_and(|due| due <= now) {
@@ -200,6 +204,7 @@ impl Engine {
         self.lapse_leaving(now);
         self.show_due();
         self.sweep_ended();
+        self.flush();
     }
 
     /// Does one thing.

@@ -1,5 +1,6 @@
 //! The coordinator's metrics, all below `prover_coordinator_`, with bounded label values only.
 
+use prover_core::Action;
 use prover_runtime::prometheus::{
     Counter, Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -13,9 +14,11 @@ const PREFIX: &str = "prover_coordinator";
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(crate) events: IntCounter,
-    pub(crate) actions: IntCounterVec,
+    /// In the order of [`ACTIONS`].
+    actions: [IntCounter; ACTIONS.len()],
     pub(crate) assignments: IntCounter,
-    pub(crate) completions: IntCounterVec,
+    pub(crate) completions_accepted: IntCounter,
+    pub(crate) completions_discarded: IntCounter,
     pub(crate) attempts_failed: IntCounterVec,
     pub(crate) jobs_admitted: IntCounter,
     pub(crate) jobs_refused: IntCounterVec,
@@ -39,6 +42,44 @@ pub struct Metrics {
     pub(crate) log_backlog: IntGauge,
     pub(crate) log_errors: IntCounterVec,
     pub(crate) role: IntGaugeVec,
+}
+
+/// What the scheduling core may ask for. Counted several times per task, so that no label is looked up for it.
+const ACTIONS: [&str; 14] = [
+    "assign",
+    "recall",
+    "stop",
+    "completion_judged",
+    "answer",
+    "task_result",
+    "channel_message",
+    "job_answered",
+    "job_changed",
+    "task_changed",
+    "worker_empty",
+    "worker_refused",
+    "delete_artifact",
+    "record",
+];
+
+/// Place of an action in [`ACTIONS`].
+fn place(action: &Action) -> usize {
+    match action {
+        Action::Assign(_) => 0,
+        Action::Recall { .. } => 1,
+        Action::Stop { .. } => 2,
+        Action::CompletionJudged { .. } => 3,
+        Action::Answer { .. } => 4,
+        Action::TaskResult { .. } => 5,
+        Action::ChannelMessage { .. } => 6,
+        Action::JobAnswered { .. } => 7,
+        Action::JobChanged { .. } => 8,
+        Action::TaskChanged { .. } => 9,
+        Action::WorkerEmpty { .. } => 10,
+        Action::WorkerRefused { .. } => 11,
+        Action::DeleteArtifact { .. } => 12,
+        Action::Record(_) => 13,
+    }
 }
 
 struct Registrar<'a>(&'a Registry);
@@ -106,6 +147,16 @@ impl Metrics {
             "log_backlog_records",
             "Records that the log's queue has no room for; they wait in memory.",
         )?;
+        let actions = r.counters(
+            "actions_total",
+            "Actions that the scheduling core has asked for, by kind.",
+            "kind",
+        )?;
+        let completions = r.counters(
+            "completions_total",
+            "Completions, by how they were judged.",
+            "judged",
+        )?;
         Ok(Metrics {
             waiting_for_log,
             log_backlog,
@@ -122,17 +173,10 @@ impl Metrics {
             )?,
             role: r.gauges("role", "1 for what this coordinator is, 0 for the others.", &["role"])?,
             events: r.counter("events_total", "Events that the scheduling core has applied.")?,
-            actions: r.counters(
-                "actions_total",
-                "Actions that the scheduling core has asked for, by kind.",
-                "kind",
-            )?,
+            actions: ACTIONS.map(|kind| actions.with_label_values(&[kind])),
             assignments: r.counter("assignments_total", "Attempts that were sent to workers.")?,
-            completions: r.counters(
-                "completions_total",
-                "Completions, by how they were judged.",
-                "judged",
-            )?,
+            completions_accepted: completions.with_label_values(&["accepted"]),
+            completions_discarded: completions.with_label_values(&["discarded"]),
             attempts_failed: r.counters(
                 "attempts_failed_total",
                 "Attempts that ended without a result, by class of failure.",
@@ -201,6 +245,10 @@ impl Metrics {
                 .with_label_values(&[known])
                 .set(i64::from(known == shown));
         }
+    }
+
+    pub(crate) fn action(&self, action: &Action) {
+        self.actions[place(action)].inc();
     }
 
     pub(crate) fn session_refused(&self, reason: &'static str) {

@@ -4,17 +4,18 @@
 //! streams, and the engine decides which stream is its current one.
 
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::Stream;
 use prover_core::WorkerId;
-use prover_wire::Validate;
+use prover_wire::limits::MESSAGES_PER_BATCH;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use prover_wire::protocol::worker_message::Message as Inbound;
 use prover_wire::protocol::worker_plane_server::WorkerPlane;
+use prover_wire::{Batched, Batcher, Validate};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -130,10 +131,15 @@ impl WorkerPlane for WorkerPlaneService {
             let (_, messages) = mpsc::channel(1);
             let closer = Closer::default();
             closer.hand_over(self.standing.leader().as_deref());
-            return Ok(Response::new(OutboundStream::new(messages, closer)));
+            return Ok(Response::new(OutboundStream::new(
+                messages,
+                closer,
+                Arc::default(),
+            )));
         }
         let (outbound, messages) = mpsc::channel(self.outbound_messages);
         let closer = Closer::default();
+        let batch_messages = Arc::new(AtomicUsize::new(0));
         let reader = Reader {
             inbound: request.into_inner(),
             identity,
@@ -143,18 +149,27 @@ impl WorkerPlane for WorkerPlaneService {
                 outbound,
                 closer: closer.clone(),
             },
+            batch_messages: Arc::clone(&batch_messages),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
         };
         tokio::spawn(reader.run());
-        Ok(Response::new(OutboundStream::new(messages, closer)))
+        Ok(Response::new(OutboundStream::new(
+            messages,
+            closer,
+            batch_messages,
+        )))
     }
 }
 
-/// What the engine sends, until it closes the stream: then its reason at once, whatever still waits.
+/// What the engine sends, what waits at the same time in batches, until the engine closes the stream: then its reason
+/// at once, whatever still waits.
 #[derive(Debug)]
 pub(crate) struct OutboundStream {
     messages: mpsc::Receiver<wire::CoordinatorMessage>,
+    batcher: Batcher<wire::CoordinatorMessage>,
+    /// Messages that the worker takes in one batch, once it has said so.
+    batch_messages: Arc<AtomicUsize>,
     closer: Closer,
     /// Wakes the stream when it is closed; made once, since a message is sent every few microseconds.
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -162,10 +177,16 @@ pub(crate) struct OutboundStream {
 }
 
 impl OutboundStream {
-    fn new(messages: mpsc::Receiver<wire::CoordinatorMessage>, closer: Closer) -> OutboundStream {
+    fn new(
+        messages: mpsc::Receiver<wire::CoordinatorMessage>,
+        closer: Closer,
+        batch_messages: Arc<AtomicUsize>,
+    ) -> OutboundStream {
         let closed = Box::pin(closer.closed.clone().cancelled_owned());
         OutboundStream {
             messages,
+            batcher: Batcher::default(),
+            batch_messages,
             closer,
             closed,
             over: false,
@@ -183,7 +204,15 @@ impl Stream for OutboundStream {
         }
         // The reason is set before the token is cancelled, so it is there whenever the token is.
         if this.closer.last.get().is_none() {
-            if let Poll::Ready(message) = this.messages.poll_recv(context) {
+            let first = match this.batcher.left() {
+                Some(left) => Poll::Ready(Some(left)),
+                None => this.messages.poll_recv(context),
+            };
+            if let Poll::Ready(first) = first {
+                let most = this.batch_messages.load(Ordering::Relaxed);
+                let messages = &mut this.messages;
+                let message =
+                    first.map(|first| this.batcher.gather(first, most, || messages.try_recv().ok()));
                 return Poll::Ready(message.map(Ok));
             }
             if this.closed.as_mut().poll(context).is_pending() {
@@ -231,7 +260,7 @@ pub fn hello(message: wire::WorkerHello, identity: &Identity) -> Result<Hello, (
     Err(("foreign_worker_id", Status::permission_denied(told)))
 }
 
-/// Every later message of a stream as the command that it is; none where it says nothing.
+/// Every later message of a stream, or of a batch in it, as the command that it is; none where it says nothing.
 ///
 /// # Errors
 /// It is malformed.
@@ -241,10 +270,20 @@ pub fn command_of(
     session: u64,
     message: wire::WorkerMessage,
 ) -> Result<Option<Command>, Refused> {
-    let worker = connected.worker;
     message
         .validate()
         .map_err(|error| Refused::Message(error.into()))?;
+    checked_command_of(connected, devices, session, message)
+}
+
+/// The same for a message whose fields and limits have been checked.
+fn checked_command_of(
+    connected: &Connected,
+    devices: &[Arc<str>],
+    session: u64,
+    message: wire::WorkerMessage,
+) -> Result<Option<Command>, Refused> {
+    let worker = connected.worker;
     Ok(match message.message {
         Some(Inbound::Call(call)) => {
             let call_id = call.call_id;
@@ -274,6 +313,7 @@ struct Reader {
     identity: Identity,
     commands: mpsc::Sender<Command>,
     session: SessionHandle,
+    batch_messages: Arc<AtomicUsize>,
     metrics: Metrics,
     stop: CancellationToken,
 }
@@ -325,7 +365,10 @@ impl Reader {
                 Status::invalid_argument("the first message of a stream must be a hello"),
             ));
         };
+        let batch_messages = usize::try_from(message.batch_messages).unwrap_or(usize::MAX);
         let hello = hello(message, &self.identity)?;
+        self.batch_messages
+            .store(batch_messages.min(MESSAGES_PER_BATCH), Ordering::Relaxed);
         let devices = hello.device_ids.clone();
         let (reply, answer) = oneshot::channel();
         let command = Command::Connect {
@@ -384,26 +427,43 @@ impl Reader {
         }
     }
 
+    /// Hands a message on, or all of a batch without anything of others in between.
     async fn take(
         &self,
         connected: &Connected,
         devices: &[Arc<str>],
         message: wire::WorkerMessage,
     ) -> Result<(), Status> {
-        let worker = connected.worker;
-        match command_of(connected, devices, self.session.id, message) {
-            Ok(Some(command)) => self.commands.send(command).await.map_err(|_| stopping()),
-            Ok(None) => Ok(()),
-            // A call that makes no sense is the backend's fault: its attempt is told, the stream lives on.
-            Err(Refused::Call { call_id, error }) => {
-                self.metrics.message_refused(error.category());
-                self.refuse_call(worker, call_id, &error).await
-            }
-            Err(Refused::Message(error)) => {
-                self.metrics.message_refused(error.category());
-                Err(Status::invalid_argument(format!("a message is refused: {error}")))
+        message.validate().map_err(|error| self.refuse(&error.into()))?;
+        let messages = message.each();
+        let mut commands = Vec::with_capacity(messages.len());
+        let mut refused_calls = Vec::new();
+        let mut end = Ok(());
+        for message in messages {
+            match checked_command_of(connected, devices, self.session.id, message) {
+                Ok(command) => commands.extend(command),
+                // A call that makes no sense is the backend's fault: its attempt is told, the stream lives on.
+                Err(Refused::Call { call_id, error }) => refused_calls.push((call_id, error)),
+                Err(Refused::Message(error)) => {
+                    end = Err(self.refuse(&error));
+                    break;
+                }
             }
         }
+        let places = self.commands.reserve_many(commands.len()).await;
+        for (place, command) in places.map_err(|_| stopping())?.zip(commands) {
+            place.send(command);
+        }
+        for (call_id, error) in refused_calls {
+            self.metrics.message_refused(error.category());
+            self.refuse_call(connected.worker, call_id, &error).await?;
+        }
+        end
+    }
+
+    fn refuse(&self, error: &ConversionError) -> Status {
+        self.metrics.message_refused(error.category());
+        Status::invalid_argument(format!("a message is refused: {error}"))
     }
 
     async fn refuse_call(
@@ -431,4 +491,43 @@ impl Reader {
 
 fn stopping() -> Status {
     Status::unavailable("the coordinator is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, StreamExt};
+
+    use super::*;
+
+    fn mk_drain(number: usize) -> wire::CoordinatorMessage {
+        envelope(Outbound::Drain(wire::Drain {
+            reason: number.to_string(),
+        }))
+    }
+
+    /// What a stream says of so many messages that wait for it, as lengths of what travels together.
+    fn frames(waiting: usize, batch_messages: usize) -> Vec<usize> {
+        let (sender, messages) = mpsc::channel(waiting);
+        for number in 0..waiting {
+            sender.try_send(mk_drain(number)).unwrap();
+        }
+        let most = Arc::new(AtomicUsize::new(batch_messages));
+        let mut stream = OutboundStream::new(messages, Closer::default(), most);
+        let (mut frames, mut each) = (Vec::new(), Vec::new());
+        while let Some(message) = stream.next().now_or_never() {
+            let messages = message.unwrap().unwrap().each();
+            frames.push(messages.len());
+            each.extend(messages);
+        }
+        assert_eq!(each, (0..waiting).map(mk_drain).collect::<Vec<_>>());
+        frames
+    }
+
+    #[test]
+    fn what_waits_for_a_worker_travels_together_where_it_takes_batches() {
+        assert_eq!(frames(5, 0), [1; 5]);
+        assert_eq!(frames(5, MESSAGES_PER_BATCH), [5]);
+        assert_eq!(frames(5, 2), [2, 2, 1]);
+        assert_eq!(frames(600, MESSAGES_PER_BATCH), [256, 256, 88]);
+    }
 }

@@ -300,3 +300,73 @@ async fn shutting_down_ends_all_streams_at_once() {
     assert!(status.message().contains("shutting down"), "{status:?}");
     assert!(job.cancel().await.is_err());
 }
+
+fn batch(messages: Vec<wire::WorkerMessage>) -> wire::WorkerBatch {
+    wire::WorkerBatch { messages }
+}
+
+fn heartbeat(sequence: u64) -> wire::Heartbeat {
+    wire::Heartbeat {
+        sequence,
+        ..wire::Heartbeat::default()
+    }
+}
+
+#[tokio::test]
+async fn a_batch_counts_as_if_each_of_its_messages_had_come_alone() {
+    let fixture = mk_fixture().await;
+    let mut worker = FakeWorker::connect(&fixture, "worker").await;
+    assert!(worker.welcome.batch_messages > 0, "the coordinator takes batches");
+    // Nobody was given this attempt: the call is refused, what travels with it is not.
+    let call = wire::Call {
+        call_id: 7,
+        attempt_id: 99,
+        call: Some(wire::call::Call::SubmitTasks(wire::SubmitTasks {
+            encoded: vec![0xff; 3],
+        })),
+    };
+    worker
+        .send(batch(vec![heartbeat(1).into(), call.into(), heartbeat(2).into()]))
+        .await;
+    worker.send(heartbeat(3)).await;
+    let mut heard = Vec::new();
+    let mut refused = None;
+    while heard.len() < 3 {
+        match worker.receive().await.unwrap() {
+            FromCoordinator::Heartbeat(answer) => heard.push(answer.sequence),
+            FromCoordinator::Answer(answer) => refused = Some(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(heard, [1, 2, 3]);
+    let refused = match refused {
+        Some(answer) => answer,
+        None => worker.expect_answer(7).await,
+    };
+    assert_eq!(
+        (refused.call_id, refused.error_kind()),
+        (7, wire::ErrorKind::InvalidArgument)
+    );
+}
+
+#[tokio::test]
+async fn a_batch_with_what_only_comes_alone_ends_the_stream() {
+    let fixture = mk_fixture().await;
+    let inner = batch(vec![heartbeat(1).into()]);
+    let cases = [
+        (batch(vec![inner.into()]), "never part of a batch"),
+        (batch(vec![hello("worker").into()]), "never part of a batch"),
+        (batch(Vec::new()), "carries nothing"),
+        (
+            batch(vec![heartbeat(1).into(); 257]),
+            "has 257 entries, at most 256",
+        ),
+    ];
+    for (number, (message, words)) in cases.into_iter().enumerate() {
+        let mut worker = FakeWorker::connect(&fixture, &format!("worker-{number}")).await;
+        worker.send(message).await;
+        let status = worker.end().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(words), "{words}: {}", status.message());
+    }
+}

@@ -269,6 +269,7 @@ impl World {
             process_id: process,
             stream: 0,
             process_nonce: process,
+            batch_messages: 0,
         };
         let connection = self.connect(place, target);
         self.workers[place].connection = Some(connection);
@@ -384,7 +385,8 @@ impl World {
                 self.give_up_stream(place, connection);
             }
             Down::Drain(_) => self.start_drain(place),
-            Down::ChannelMessage(_) | Down::Heartbeat(_) => {}
+            // Engines say each message by itself: batches are made by whoever carries them.
+            Down::ChannelMessage(_) | Down::Heartbeat(_) | Down::Batch(_) => {}
         }
     }
 

@@ -2,9 +2,9 @@
 
 use crate::protocol::{
     Answer, Artifact, Assign, AttemptFailed, AttemptProgress, AttemptStarted, AttemptStopped,
-    AttemptSucceeded, Call, ChannelMessage, CompletionAcknowledged, CoordinatorMessage, DeviceChanged, Drain,
-    Draining, Heartbeat, HeartbeatAnswer, NotLeader, Recall, RecallAnswer, StopAttempt, TaskResult, Welcome,
-    WorkerHello, WorkerMessage, coordinator_message, worker_message,
+    AttemptSucceeded, Call, ChannelMessage, CompletionAcknowledged, CoordinatorBatch, CoordinatorMessage,
+    DeviceChanged, Drain, Draining, Heartbeat, HeartbeatAnswer, NotLeader, Recall, RecallAnswer, StopAttempt,
+    TaskResult, Welcome, WorkerBatch, WorkerHello, WorkerMessage, coordinator_message, worker_message,
 };
 use crate::validate::WireError;
 
@@ -71,6 +71,7 @@ envelope!(WorkerMessage, worker_message:
     DeviceChanged => DeviceChanged,
     Draining => Draining,
     Call => Call,
+    WorkerBatch => Batch,
 );
 envelope!(CoordinatorMessage, coordinator_message:
     Welcome => Welcome,
@@ -84,6 +85,7 @@ envelope!(CoordinatorMessage, coordinator_message:
     HeartbeatAnswer => Heartbeat,
     Drain => Drain,
     NotLeader => NotLeader,
+    CoordinatorBatch => Batch,
 );
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! Owns the generated types, the limits that both ends keep, and the checks of incoming messages. Does not own
 //! what the messages mean: the coordinator and the agent decide that.
 
+mod batch;
 mod convert;
 pub mod limits;
 mod validate;
 
+pub use batch::{Batched, Batcher, Each};
 pub use convert::{artifact, sha256_bytes};
 pub use validate::{Validate, WireError};
 

@@ -4,6 +4,12 @@
 /// other hold in memory.
 pub const MESSAGE_BYTES: usize = 4 << 20;
 
+/// Messages in one batch: as many as a turn of the coordinator makes, and few enough to be checked at once.
+pub const MESSAGES_PER_BATCH: usize = 256;
+
+/// Bytes of the messages in one batch: well below the largest message, so that what follows does not wait for long.
+pub const BATCH_BYTES: usize = 256 << 10;
+
 /// Largest opaque field in bytes: parameters, results, channel messages. As in the backend protocol.
 pub const OPAQUE_BYTES: usize = 64 << 10;
 

@@ -4,15 +4,15 @@ use prost::Message as _;
 
 use crate::limits::{
     ARTIFACTS_PER_TASK, ATTEMPTS_PER_DEVICE, ATTEMPTS_PER_WORKER, BACKEND_DESCRIPTION_BYTES,
-    DEPENDENCY_RESULT_BYTES, DEVICES_PER_WORKER, KEY_BYTES, MESSAGE_BYTES, NAME_BYTES, OPAQUE_BYTES,
-    SUBMISSION_BYTES, TASKS_PER_SUBSCRIPTION, TEXT_BYTES,
+    DEPENDENCY_RESULT_BYTES, DEVICES_PER_WORKER, KEY_BYTES, MESSAGE_BYTES, MESSAGES_PER_BATCH, NAME_BYTES,
+    OPAQUE_BYTES, SUBMISSION_BYTES, TASKS_PER_SUBSCRIPTION, TEXT_BYTES,
 };
 use crate::protocol::{
     Answer, Artifact, Assign, AttemptFailed, AttemptSucceeded, Call, ChannelMessage, CoordinatorMessage,
     Device, DeviceClass, FailureClass, HeldAttempt, TaskResult, WorkerHello, WorkerMessage, call,
     coordinator_message, worker_message,
 };
-use crate::{SUPPORTED_PROTOCOL_VERSIONS, convert};
+use crate::{Batched, SUPPORTED_PROTOCOL_VERSIONS, convert};
 
 /// A message that is malformed or passes a limit.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,12 @@ pub enum WireError {
         /// As found, cut.
         key: String,
     },
+    /// A batch has a message that only comes alone.
+    #[error("{message} has a message that is never part of a batch")]
+    NotInBatch {
+        /// Which batch.
+        message: &'static str,
+    },
     /// Two entries have the same name.
     #[error("{field} names {name:?} twice")]
     Duplicate {
@@ -108,6 +114,7 @@ impl WireError {
             WireError::UnknownValue { .. } => "unknown_value",
             WireError::OutOfRange { .. } => "out_of_range",
             WireError::MalformedKey { .. } => "malformed_key",
+            WireError::NotInBatch { .. } => "not_in_batch",
             WireError::Duplicate { .. } => "duplicate",
         }
     }
@@ -187,6 +194,25 @@ fn artifacts(field: &'static str, values: &[Artifact]) -> Result<(), WireError> 
                 field,
                 name: value.name.clone(),
             });
+        }
+    }
+    Ok(())
+}
+
+/// The messages of a batch, each by itself.
+fn each<M: Batched>(
+    batch: &'static str,
+    messages: &[M],
+    check: impl Fn(&M) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    at_most(batch, "entries", messages.len(), MESSAGES_PER_BATCH)?;
+    if messages.is_empty() {
+        return Err(WireError::EmptyMessage { message: batch });
+    }
+    for message in messages {
+        check(message)?;
+        if message.is_alone() {
+            return Err(WireError::NotInBatch { message: batch });
         }
     }
     Ok(())
@@ -377,8 +403,20 @@ impl Validate for Call {
 
 impl Validate for WorkerMessage {
     fn validate(&self) -> Result<(), WireError> {
-        use worker_message::Message;
         at_most("worker message", "bytes", self.encoded_len(), MESSAGE_BYTES)?;
+        match &self.message {
+            Some(worker_message::Message::Batch(batch)) => each("worker batch", &batch.messages, |message| {
+                message.validate_alone()
+            }),
+            _ => self.validate_alone(),
+        }
+    }
+}
+
+impl WorkerMessage {
+    /// Checks everything but the size.
+    fn validate_alone(&self) -> Result<(), WireError> {
+        use worker_message::Message;
         let message = self.message.as_ref().ok_or(WireError::EmptyMessage {
             message: "worker message",
         })?;
@@ -405,6 +443,10 @@ impl Validate for WorkerMessage {
             }
             Message::Draining(draining) => text("draining.reason", &draining.reason),
             Message::Call(call) => call.validate(),
+            // Only in a batch, where it must not be.
+            Message::Batch(_) => Err(WireError::NotInBatch {
+                message: "worker batch",
+            }),
         }
     }
 }
@@ -466,8 +508,22 @@ impl Validate for ChannelMessage {
 
 impl Validate for CoordinatorMessage {
     fn validate(&self) -> Result<(), WireError> {
-        use coordinator_message::Message;
         at_most("coordinator message", "bytes", self.encoded_len(), MESSAGE_BYTES)?;
+        match &self.message {
+            Some(coordinator_message::Message::Batch(batch)) => {
+                each("coordinator batch", &batch.messages, |message| {
+                    message.validate_alone()
+                })
+            }
+            _ => self.validate_alone(),
+        }
+    }
+}
+
+impl CoordinatorMessage {
+    /// Checks everything but the size.
+    fn validate_alone(&self) -> Result<(), WireError> {
+        use coordinator_message::Message;
         let message = self.message.as_ref().ok_or(WireError::EmptyMessage {
             message: "coordinator message",
         })?;
@@ -491,6 +547,10 @@ impl Validate for CoordinatorMessage {
             Message::Heartbeat(_) => Ok(()),
             Message::Drain(drain) => text("drain.reason", &drain.reason),
             Message::NotLeader(other) => name("not_leader.address", &other.address),
+            // Only in a batch, where it must not be.
+            Message::Batch(_) => Err(WireError::NotInBatch {
+                message: "coordinator batch",
+            }),
         }
     }
 }

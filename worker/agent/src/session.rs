@@ -5,15 +5,19 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use prover_wire::protocol::coordinator_message::Message;
 use prover_wire::protocol::worker_plane_client::WorkerPlaneClient;
 use prover_wire::protocol::{CoordinatorMessage, Heartbeat, HeldAttempt, NotLeader, Welcome, WorkerMessage};
-use prover_wire::{AUTHORIZATION, BEARER, Validate, WireError, limits as wire_limits};
+use prover_wire::{AUTHORIZATION, BEARER, Batched, Batcher, Validate, WireError, limits as wire_limits};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status, Streaming};
@@ -138,6 +142,31 @@ struct Opened {
     incoming: Streaming<CoordinatorMessage>,
     welcome: Welcome,
     told: Vec<HeldAttempt>,
+}
+
+/// What goes to the coordinator: what waits at the same time in batches, where the coordinator takes them.
+struct Outbox {
+    queue: mpsc::Receiver<WorkerMessage>,
+    batcher: Batcher<WorkerMessage>,
+    /// Messages in one batch, once the welcome has told.
+    batch_messages: Arc<AtomicUsize>,
+}
+
+impl Stream for Outbox {
+    type Item = WorkerMessage;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WorkerMessage>> {
+        let this = self.get_mut();
+        let first = match this.batcher.left() {
+            Some(left) => Poll::Ready(Some(left)),
+            None => this.queue.poll_recv(context),
+        };
+        first.map(|first| {
+            let most = this.batch_messages.load(Ordering::Relaxed);
+            let queue = &mut this.queue;
+            first.map(|first| this.batcher.gather(first, most, || queue.try_recv().ok()))
+        })
+    }
 }
 
 impl Session {
@@ -291,7 +320,13 @@ impl Session {
         outgoing
             .try_send(hello.into())
             .map_err(|_| SessionError::NotReading)?;
-        let mut request = Request::new(ReceiverStream::new(queue));
+        let batch_messages = Arc::new(AtomicUsize::new(0));
+        let outbox = Outbox {
+            queue,
+            batcher: Batcher::default(),
+            batch_messages: Arc::clone(&batch_messages),
+        };
+        let mut request = Request::new(outbox);
         request.metadata_mut().insert(AUTHORIZATION, token);
         let unwelcome = |problem: String| SessionError::NoWelcome {
             address: address.to_owned(),
@@ -320,6 +355,8 @@ impl Session {
             )));
         };
         let (incoming, welcome) = opened?;
+        let taken = usize::try_from(welcome.batch_messages).unwrap_or(usize::MAX);
+        batch_messages.store(taken.min(wire_limits::MESSAGES_PER_BATCH), Ordering::Relaxed);
         if welcome.epoch < highest_epoch {
             return Err(SessionError::Stale {
                 address: address.to_owned(),
@@ -403,6 +440,27 @@ impl Session {
 
     async fn take(&self, address: &str, epoch: u64, message: CoordinatorMessage) -> Result<(), SessionError> {
         message.validate()?;
+        let messages: Vec<CoordinatorMessage> = message.each().collect();
+        for message in &messages {
+            if let Some(Message::Assign(assign)) = &message.message
+                && assign.epoch >= epoch
+            {
+                // From now on heartbeats name it, however long the agent's loop takes to see it.
+                self.held.insert(assign.attempt_id);
+            }
+        }
+        for message in messages {
+            self.take_one(address, epoch, message).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_one(
+        &self,
+        address: &str,
+        epoch: u64,
+        message: CoordinatorMessage,
+    ) -> Result<(), SessionError> {
         match message.message {
             None | Some(Message::Heartbeat(_)) => Ok(()),
             Some(Message::NotLeader(other)) => Err(not_leader(address, other)),
@@ -413,10 +471,6 @@ impl Session {
                 highest: epoch,
             }),
             Some(message) => {
-                if let Message::Assign(assign) = &message {
-                    // From now on heartbeats name it, however long the agent's loop takes to see it.
-                    self.held.insert(assign.attempt_id);
-                }
                 let event = Event::FromCoordinator(Box::new(message));
                 self.events.send(event).await.map_err(|_| SessionError::Ending)
             }

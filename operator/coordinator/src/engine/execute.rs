@@ -18,11 +18,7 @@ use crate::record::describe;
 
 impl Engine {
     pub(super) fn execute(&mut self, action: Action) {
-        self.parts
-            .metrics
-            .actions
-            .with_label_values(&[action_label(&action)])
-            .inc();
+        self.parts.metrics.action(&action);
         match action {
             Action::Assign(assignment) => self.assign(&assignment),
             Action::Recall { worker, attempt } => {
@@ -52,8 +48,12 @@ impl Engine {
                 attempt,
                 accepted,
             } => {
-                let judged = if accepted { "accepted" } else { "discarded" };
-                self.parts.metrics.completions.with_label_values(&[judged]).inc();
+                let metrics = &self.parts.metrics;
+                if accepted {
+                    metrics.completions_accepted.inc();
+                } else {
+                    metrics.completions_discarded.inc();
+                }
                 self.acknowledge(worker, attempt, accepted);
             }
             Action::Answer { worker, call, answer } => self.answer(worker, call, answer),
@@ -296,24 +296,5 @@ impl Engine {
             record.refresh_if_many(&self.state);
             self.mark_changed(job);
         }
-    }
-}
-
-fn action_label(action: &Action) -> &'static str {
-    match action {
-        Action::Assign(_) => "assign",
-        Action::Recall { .. } => "recall",
-        Action::Stop { .. } => "stop",
-        Action::CompletionJudged { .. } => "completion_judged",
-        Action::Answer { .. } => "answer",
-        Action::TaskResult { .. } => "task_result",
-        Action::ChannelMessage { .. } => "channel_message",
-        Action::JobAnswered { .. } => "job_answered",
-        Action::JobChanged { .. } => "job_changed",
-        Action::TaskChanged { .. } => "task_changed",
-        Action::WorkerEmpty { .. } => "worker_empty",
-        Action::WorkerRefused { .. } => "worker_refused",
-        Action::DeleteArtifact { .. } => "delete_artifact",
-        Action::Record(_) => "record",
     }
 }

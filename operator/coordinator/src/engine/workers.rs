@@ -9,6 +9,7 @@ use prover_core::{
 };
 use prover_crds::names::{CONTROL_SLOT, backend_container};
 use prover_wire::LEAVING_LIFE_MS;
+use prover_wire::limits::MESSAGES_PER_BATCH;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::mpsc::error::TrySendError;
@@ -75,6 +76,8 @@ pub(super) struct Worker {
     pub(super) backend: Arc<Backend>,
     /// Its current stream.
     pub(super) session: Option<SessionHandle>,
+    /// Messages for that stream, until the end of the turn.
+    unsent: Vec<wire::CoordinatorMessage>,
     /// When it is forgotten, while it has no stream.
     forget_at: Option<Timestamp>,
     pub(super) host_memory_used_bytes: u64,
@@ -165,6 +168,7 @@ impl Engine {
                 heartbeat_interval_ms: u64::try_from(self.parts.heartbeat_interval.as_millis())
                     .unwrap_or(u64::MAX),
                 stop: stopped,
+                batch_messages: u32::try_from(MESSAGES_PER_BATCH).unwrap_or(u32::MAX),
             }),
         );
         self.execute_all(actions);
@@ -250,6 +254,7 @@ impl Engine {
             device_ids: hello.device_ids,
             backend: Arc::clone(&backend),
             session: Some(session),
+            unsent: Vec::new(),
             forget_at: None,
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
@@ -326,8 +331,11 @@ impl Engine {
         let forget_at = self.now() + grace;
         let record = self.workers.get_mut(&worker)?;
         let session = record.session.take()?;
+        let unsent = record.unsent.len() as u64;
+        record.unsent.clear();
         record.forget_at = Some(forget_at);
         self.lost_workers.insert((forget_at, worker));
+        self.parts.metrics.undelivered.inc_by(unsent);
         Some(session)
     }
 
@@ -412,32 +420,74 @@ impl Engine {
         }
     }
 
-    /// Puts a message into the queue of a worker's stream. A worker that does not empty its queue is disconnected:
-    /// it will reconnect and say what it holds, and the others do not wait for it.
+    /// Says something to a worker with the end of this turn, so that all that one turn has for it travels together.
     pub(super) fn send(&mut self, worker: WorkerId, message: Outbound) {
-        let session = self
-            .workers
-            .get(&worker)
-            .and_then(|worker| worker.session.as_ref());
-        let Some(session) = session else {
+        let record = self.workers.get_mut(&worker);
+        let found = record.and_then(|record| Some((&mut record.unsent, record.session.as_ref()?)));
+        let Some((unsent, session)) = found else {
             self.parts.metrics.undelivered.inc();
             return;
         };
-        match session.outbound.try_send(envelope(message)) {
-            Ok(()) => {}
-            // The stream has ended; its reader will say so.
-            Err(TrySendError::Closed(_)) => self.parts.metrics.undelivered.inc(),
-            Err(TrySendError::Full(_)) => {
-                let name = self.worker_name(worker);
-                tracing::warn!(%worker, %name, "a worker does not read its messages and is disconnected");
-                self.parts.metrics.slow_workers.inc();
-                if let Some(session) = self.lose_stream(worker) {
-                    session.closer.close(Status::resource_exhausted(
-                        "the worker does not read its messages fast enough: its queue is full",
-                    ));
+        if unsent.is_empty() {
+            self.unsent.push(worker);
+        }
+        unsent.push(envelope(message));
+        // More than that does not travel together anyway.
+        let full = unsent.len() >= MESSAGES_PER_BATCH.min(session.outbound.max_capacity());
+        if full && !self.hand_to_stream(worker) {
+            self.close_slow(worker);
+            self.following.push_back(Event::WorkerDisconnected { worker });
+        }
+    }
+
+    /// Puts what this turn has for workers into the queues of their streams. A worker that does not empty its queue is
+    /// disconnected: it will reconnect and say what it holds, and the others do not wait for it.
+    pub(super) fn flush(&mut self) {
+        // What disconnecting a worker brings may be for another one.
+        while !self.unsent.is_empty() {
+            for worker in std::mem::take(&mut self.unsent) {
+                if !self.hand_to_stream(worker) {
+                    self.close_slow(worker);
+                    self.apply(Event::WorkerDisconnected { worker });
                 }
-                self.following.push_back(Event::WorkerDisconnected { worker });
             }
+        }
+    }
+
+    /// False where the queue of the stream has no room.
+    fn hand_to_stream(&mut self, worker: WorkerId) -> bool {
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return true;
+        };
+        let Some(session) = &record.session else {
+            return true;
+        };
+        let count = record.unsent.len();
+        match session.outbound.try_reserve_many(count) {
+            Ok(places) => {
+                for (place, message) in places.zip(record.unsent.drain(..)) {
+                    place.send(message);
+                }
+                true
+            }
+            // The stream has ended; its reader will say so.
+            Err(TrySendError::Closed(())) => {
+                record.unsent.clear();
+                self.parts.metrics.undelivered.inc_by(count as u64);
+                true
+            }
+            Err(TrySendError::Full(())) => false,
+        }
+    }
+
+    fn close_slow(&mut self, worker: WorkerId) {
+        let name = self.worker_name(worker);
+        tracing::warn!(%worker, %name, "a worker does not read its messages and is disconnected");
+        self.parts.metrics.slow_workers.inc();
+        if let Some(session) = self.lose_stream(worker) {
+            session.closer.close(Status::resource_exhausted(
+                "the worker does not read its messages fast enough: its queue is full",
+            ));
         }
     }
 
@@ -711,6 +761,9 @@ impl Engine {
         attempt: AttemptId,
         bindings: impl IntoIterator<Item = &'a Binding>,
     ) -> Option<String> {
+        let mut bindings = bindings.into_iter().peekable();
+        // Most results are small and name no key.
+        bindings.peek()?;
         let told = self.state.attempt(attempt)?;
         let prefix = self
             .jobs
@@ -719,9 +772,7 @@ impl Engine {
             .prefix
             .attempt_prefix(attempt.0)
             .ok()?;
-        let foreign = bindings
-            .into_iter()
-            .find(|binding| !binding.key.starts_with(prefix.as_str()));
+        let foreign = bindings.find(|binding| !binding.key.starts_with(prefix.as_str()));
         foreign.map(|binding| binding.key.to_string())
     }
 

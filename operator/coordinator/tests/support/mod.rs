@@ -16,6 +16,8 @@ use prover_coordinator::{
     start,
 };
 use prover_crds::{Program, ProofJob, ProofJobSpec, ProofKind, ProofSpec, ProofSystem};
+use prover_wire::Batched;
+use prover_wire::limits::MESSAGES_PER_BATCH;
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
 use prover_wire::protocol::worker_plane_client::WorkerPlaneClient;
 use prover_wire::protocol::{self as wire, call};
@@ -231,6 +233,7 @@ pub(crate) fn mk_hello(worker_id: &str, description: &backend::BackendDescriptio
         process_id: 1,
         stream: 0,
         process_nonce: 0,
+        batch_messages: MESSAGES_PER_BATCH as u32,
     }
 }
 
@@ -325,11 +328,26 @@ impl FakeWorker {
         if let Some(message) = self.waiting.pop_front() {
             return Ok(message);
         }
+        self.next_frame().await?;
+        self.receive_waiting()
+    }
+
+    fn receive_waiting(&mut self) -> Result<FromCoordinator, Status> {
+        let message = self.waiting.pop_front();
+        message.ok_or_else(|| Status::internal("an empty batch came"))
+    }
+
+    /// Takes the next message with all that travels with it, and tells how many they are.
+    pub(crate) async fn next_frame(&mut self) -> Result<usize, Status> {
         let message = tokio::time::timeout(SOON, self.incoming.message()).await;
         let message = message.unwrap_or_else(|_| panic!("{}: nothing came", self.id))?;
         let message = message.ok_or_else(|| Status::unavailable("the stream ended"))?;
         assert!(prover_wire::Validate::validate(&message).is_ok(), "{message:?}");
-        Ok(message.message.unwrap())
+        let messages = message.each();
+        let count = messages.len();
+        self.waiting
+            .extend(messages.map(|message| message.message.unwrap()));
+        Ok(count)
     }
 
     /// The next message that the test is after; others wait for their turn.

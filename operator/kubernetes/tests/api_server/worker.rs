@@ -116,6 +116,7 @@ fn mk_hello(name: &str) -> wire::WorkerHello {
         process_id: 1,
         stream: 0,
         process_nonce: 0,
+        batch_messages: 0,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost::Message as _;
-use prover_wire::limits as wire_limits;
+use prover_wire::limits::{self as wire_limits, MESSAGES_PER_BATCH};
 use prover_wire::protocol::coordinator_message::Message;
 use prover_wire::protocol::{
     Assign, AttemptStarted, AttemptStopped, BackendDescription, Device, DeviceChanged, FailureClass,
@@ -51,6 +51,7 @@ impl Agent {
             process_id: u64::from(std::process::id()),
             stream: 0,
             process_nonce: 0,
+            batch_messages: u32::try_from(MESSAGES_PER_BATCH).unwrap_or(u32::MAX),
         })
     }
 
@@ -125,6 +126,7 @@ impl Agent {
             }
             // Answered by its arrival: the session has noted it.
             Message::Heartbeat(_) => {}
+            Message::Batch(_) => tracing::warn!("the session takes batches apart by itself: ignored"),
         }
     }
 

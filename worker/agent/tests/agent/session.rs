@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prover_agent::{Connection, Departure};
-use prover_wire::protocol::Assign;
 use prover_wire::protocol::worker_message::Message as Said;
+use prover_wire::protocol::{Assign, CompletionAcknowledged, CoordinatorBatch};
 
 use crate::support::steps::Step;
 use crate::support::{Bench, Coordinator, mk_assign, mk_plan, within, write};
@@ -327,4 +327,44 @@ async fn at_the_end_of_the_drain_time_what_runs_is_reported_as_leaving() {
         }
     );
     crate::support::process_gone(process).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_in_one_batch_is_done_in_its_order() {
+    let mut bench = Bench::mk().await;
+    let agent = bench.run();
+    let mut session = bench.coordinator.welcomed(1).await;
+    assert!(session.hello.batch_messages > 0, "the agent takes batches");
+    let ahead = Assign {
+        prefetch: true,
+        ..mk_assign(2, &[])
+    };
+    let batch = [mk_assign(1, &[]), ahead].map(|assign| Assign { epoch: 1, ..assign }.into());
+    session
+        .send(CoordinatorBatch {
+            messages: batch.to_vec(),
+        })
+        .await;
+    session.started(1).await;
+    let mut rest = Vec::new();
+    for _ in 0..3 {
+        rest.push(match session.next().await {
+            Said::Succeeded(succeeded) => ("succeeded", succeeded.attempt_id),
+            Said::Started(started) => ("started", started.attempt_id),
+            other => panic!("{other:?}"),
+        });
+    }
+    // The second one may start before what the first one made is in the store.
+    rest.sort_unstable();
+    assert_eq!(rest, [("started", 2), ("succeeded", 1), ("succeeded", 2)]);
+    let acknowledged = [1, 2].map(|attempt_id| {
+        let accepted = true;
+        CompletionAcknowledged { attempt_id, accepted }.into()
+    });
+    session
+        .send(CoordinatorBatch {
+            messages: acknowledged.to_vec(),
+        })
+        .await;
+    assert_eq!(agent.drained().await, Departure::Empty);
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use prover_agent::{Agent, AgentConfig, AgentError, BackendPlace, Connection, Departure, DeviceKind, Leave};
 use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo};
+use prover_wire::limits::MESSAGES_PER_BATCH;
 use prover_wire::protocol::worker_message::Message as Said;
 use prover_wire::protocol::worker_plane_server::{WorkerPlane, WorkerPlaneServer};
 use prover_wire::protocol::{
@@ -23,7 +24,7 @@ use prover_wire::protocol::{
     CoordinatorMessage, FailureClass, HeartbeatAnswer, Recall, StopAttempt, Welcome, WorkerHello,
     WorkerMessage,
 };
-use prover_wire::{AUTHORIZATION, BEARER, Validate};
+use prover_wire::{AUTHORIZATION, BEARER, Batched, Validate};
 use steps::Step;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -149,17 +150,19 @@ impl WorkerPlane for Plane {
         tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
                 message.validate().expect("a well-formed message");
-                if let Some(Said::Heartbeat(heartbeat)) = &message.message {
-                    counted.fetch_add(1, Ordering::SeqCst);
-                    beaten.send_replace(heartbeat.attempts.clone());
-                    let answer = HeartbeatAnswer {
-                        sequence: heartbeat.sequence,
-                    };
-                    if let Some(answers) = answers.upgrade().filter(|_| !*muted.borrow()) {
-                        let _ = answers.send(Ok(answer.into())).await;
+                for message in message.each() {
+                    if let Some(Said::Heartbeat(heartbeat)) = &message.message {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        beaten.send_replace(heartbeat.attempts.clone());
+                        let answer = HeartbeatAnswer {
+                            sequence: heartbeat.sequence,
+                        };
+                        if let Some(answers) = answers.upgrade().filter(|_| !*muted.borrow()) {
+                            let _ = answers.send(Ok(answer.into())).await;
+                        }
+                    } else if passed_on.send(message).is_err() {
+                        return;
                     }
-                } else if passed_on.send(message).is_err() {
-                    return;
                 }
             }
         });
@@ -235,6 +238,7 @@ impl Session {
             epoch,
             heartbeat_interval_ms: 50,
             stop: stop.to_vec(),
+            batch_messages: MESSAGES_PER_BATCH as u32,
         })
         .await;
     }
