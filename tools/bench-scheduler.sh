@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Benchmarks of the scheduler: bench-scheduler.sh [1|2|3|4|5|proof|live|6|baselines|all|judge|tables]...
+# Benchmarks of the scheduler: bench-scheduler.sh [1|2|3|4|5|proof|engine|live|6|baselines|all|judge|tables]...
 #   1 2 3 4 5 proof   the workloads that need neither network nor store
-#   live              W1 over gRPC on loopback
+#   engine            W1 through the coordinator's engine, without streams
+#   live              W1 over gRPC on loopback: workers with shared and with own connections, and with the log
 #   6                 W6 over gRPC and a MinIO of its own
 #   baselines         a Postgres queue and a Redis list of their own, started from Debian's packages
 #   all               everything
@@ -89,14 +90,18 @@ run_one() {
     4) core w4 ;;
     5) core w5 ;;
     proof) core proof ;;
-    live) live --threads "${THREADS:-2}" w1 --ahead "${AHEAD:-1}" ;;
+    live)
+      live --threads "${THREADS:-2}" w1 --ahead "${AHEAD:-1}"
+      live --threads "${THREADS:-2}" w1 --ahead "${AHEAD:-1}" --workers 1024 --together 1
+      live --threads "${THREADS:-2}" w1 --ahead "${AHEAD:-1}" --workers 1024 --logged ;;
+    engine) live engine ;;
     6) start_minio; live w6 --store "$minio_url" ;;
     baselines)
       postgres_address
       start_redis
       live baselines --postgres "host=$work/postgres user=bench dbname=postgres" \
         --redis "redis://127.0.0.1:$redis_port" ;;
-    all) for part in 1 2 3 4 5 proof live baselines 6; do run_one "$part"; done ;;
+    all) for part in 1 2 3 4 5 proof engine live baselines 6; do run_one "$part"; done ;;
     judge) ;;
     tables) core judge --write docs/benchmarks.md; judged=yes ;;
     *) echo "there is no benchmark $1: see the head of tools/bench-scheduler.sh" >&2; exit 2 ;;

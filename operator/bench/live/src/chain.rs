@@ -13,12 +13,13 @@ use bytes::Bytes;
 use prover_artifacts::{ArtifactStore, Condition, Key, ObjectInfo, Prefix, Sha256};
 use prover_backend::protocol as backend;
 use prover_bench::statistics::Percentiles;
+use prover_wire::limits::MESSAGES_PER_BATCH;
 use prover_wire::protocol as wire;
 use tokio::sync::Notify;
 
 use crate::error::LiveError;
 use crate::service::{Service, finish};
-use crate::session::{Behaviour, Link, connect};
+use crate::session::{Behaviour, Link, connect, dial, started, succeeded};
 
 /// Largest result that travels with the completion.
 const INLINE_BYTES: usize = 64 << 10;
@@ -73,7 +74,7 @@ impl Pairs {
 
     /// The planner: a pair at a time, then, when all are done, what concludes the job.
     async fn plan(&self, link: &Link, attempt_id: u64) -> Result<(), LiveError> {
-        link.started(attempt_id);
+        link.send(started(attempt_id));
         let begun = Instant::now();
         for pair in 0..self.count() {
             let due = Duration::from_secs_f64(pair as f64 * 2.0 / self.shape.rate);
@@ -97,7 +98,7 @@ impl Pairs {
         let mut verify = task("verify", "verify", wire::DeviceClass::Cpu);
         verify.concludes_job = true;
         link.submit(attempt_id, vec![verify]).await?;
-        link.succeeded(attempt_id, Vec::new(), Vec::new());
+        link.send(succeeded(attempt_id, Vec::new(), Vec::new()));
         Ok(())
     }
 
@@ -122,7 +123,7 @@ impl Pairs {
             .map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
         match assign.task_type.as_str() {
             "prove" => {
-                link.started(assign.attempt_id);
+                link.send(started(assign.attempt_id));
                 let ended = self.now();
                 let (mut result, mut outputs) = (self.content.to_vec(), Vec::new());
                 if let Some(name) = assign.outputs.first() {
@@ -138,7 +139,7 @@ impl Pairs {
                 }
                 let uploaded = self.now() - ended;
                 self.ended.lock().unwrap_or_else(PoisonError::into_inner)[pair] = (ended, uploaded);
-                link.succeeded(assign.attempt_id, result, outputs);
+                link.send(succeeded(assign.attempt_id, result, outputs));
             }
             "join" => {
                 let given = self.now();
@@ -161,20 +162,20 @@ impl Pairs {
                         "the result of the first came with the second"
                     );
                 }
-                let started = self.now();
-                link.started(assign.attempt_id);
+                let begun = self.now();
+                link.send(started(assign.attempt_id));
                 let (ended, uploaded) = self.ended.lock().unwrap_or_else(PoisonError::into_inner)[pair];
                 let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-                spans.0.push((started - ended) as f64);
-                spans.1.push((started - given + uploaded) as f64);
+                spans.0.push((begun - ended) as f64);
+                spans.1.push((begun - given + uploaded) as f64);
                 drop(spans);
-                link.succeeded(assign.attempt_id, Vec::new(), Vec::new());
+                link.send(succeeded(assign.attempt_id, Vec::new(), Vec::new()));
                 self.done.fetch_add(1, Ordering::Release);
                 self.changed.notify_waiters();
             }
             _ => {
-                link.started(assign.attempt_id);
-                link.succeeded(assign.attempt_id, Vec::new(), Vec::new());
+                link.send(started(assign.attempt_id));
+                link.send(succeeded(assign.attempt_id, Vec::new(), Vec::new()));
             }
         }
         Ok(())
@@ -250,7 +251,8 @@ pub(crate) async fn overhead(service: &Service, shape: Shape) -> Result<Overhead
             wire::DeviceClass::Cpu
         };
         let behaviour: Arc<dyn Behaviour> = pairs.clone();
-        connect(service.coordinator.address(), number, class, behaviour).await?;
+        let connection = dial(service.coordinator.address()).await?;
+        connect(connection, number, MESSAGES_PER_BATCH, class, behaviour).await?;
     }
     let begun = Instant::now();
     let job = service

@@ -22,10 +22,7 @@ pub(crate) enum LiveError {
     Store(#[from] prover_artifacts::StoreError),
     /// A connection failed.
     #[error("a connection: {0}")]
-    Transport(#[from] tonic::transport::Error),
-    /// A stream was refused.
-    #[error("a stream: {0}")]
-    Status(#[from] tonic::Status),
+    Transport(#[from] h2::Error),
     /// A call was refused.
     #[error("a call is refused: {words}")]
     Refused {
@@ -44,6 +41,9 @@ pub(crate) enum LiveError {
     /// Redis failed.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
+    /// The log can't be led with.
+    #[error(transparent)]
+    TakeOver(#[from] prover_coordinator::TakeOverError),
     /// A file or thread failed.
     #[error("the system: {0}")]
     System(#[from] std::io::Error),

@@ -1,6 +1,7 @@
 //! W1 over gRPC: one job after the other, each with its join tree, for workers that do nothing, on connections of
 //! their own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use prover_wire::protocol as wire;
 
 use crate::error::LiveError;
 use crate::service::{Service, finish};
-use crate::session::{Behaviour, Link, connect};
+use crate::session::{Behaviour, Link, connect, dial, started, succeeded};
 use crate::tracker::Tracker;
 
 /// Tasks of one submission of the planner.
-const TASKS_PER_CALL: usize = 128;
+pub(crate) const TASKS_PER_CALL: usize = 128;
+/// Submissions of the planner without an answer.
+const CALLS_AT_ONCE: usize = 16;
 /// Workers that connect at once.
 const CONNECTING: usize = 64;
 
@@ -27,6 +30,12 @@ pub(crate) struct Shape {
     pub(crate) exponent: u32,
     /// Workers.
     pub(crate) workers: usize,
+    /// Streams that share a connection.
+    pub(crate) together: usize,
+    /// Messages in one batch.
+    pub(crate) batch: usize,
+    /// Whether the coordinator writes a log.
+    pub(crate) logged: bool,
     /// At least so long.
     pub(crate) least: Duration,
     /// Tasks per second that the planner lets become ready; none: as many as it can.
@@ -55,8 +64,9 @@ struct Idlers {
 
 impl Idlers {
     async fn plan(self: Arc<Self>, link: Arc<Link>, attempt_id: u64) {
-        link.started(attempt_id);
+        link.send(started(attempt_id));
         let begun = Instant::now();
+        let mut calls = VecDeque::new();
         for (number, first) in (0..self.tracker.nodes.len()).step_by(TASKS_PER_CALL).enumerate() {
             if let Some(pace) = self.pace {
                 let due = Duration::from_secs_f64((number * TASKS_PER_CALL) as f64 / pace);
@@ -66,12 +76,22 @@ impl Idlers {
             let tasks = (first..last).map(|place| submission(&self.tracker.nodes[place], place));
             let tasks = tasks.collect();
             self.tracker.submitted(first..last);
-            if link.submit(attempt_id, tasks).await.is_err() {
-                self.refused.store(true, Ordering::Relaxed);
-                return;
+            calls.push_back(link.submit(attempt_id, tasks));
+            let oldest = (calls.len() == CALLS_AT_ONCE)
+                .then(|| calls.pop_front())
+                .flatten();
+            if let Some(oldest) = oldest
+                && oldest.await.is_err()
+            {
+                return self.refused.store(true, Ordering::Relaxed);
             }
         }
-        link.succeeded(attempt_id, Vec::new(), Vec::new());
+        for call in calls {
+            if call.await.is_err() {
+                return self.refused.store(true, Ordering::Relaxed);
+            }
+        }
+        link.send(succeeded(attempt_id, Vec::new(), Vec::new()));
     }
 
     fn run(&self, link: &Link, assign: &wire::Assign) {
@@ -81,9 +101,9 @@ impl Idlers {
             .map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let place = place as usize;
         self.tracker.started(place);
-        link.started(assign.attempt_id);
+        link.say(started(assign.attempt_id));
         self.tracker.ended(place);
-        link.succeeded(assign.attempt_id, vec![0; 8], Vec::new());
+        link.say(succeeded(assign.attempt_id, vec![0; 8], Vec::new()));
     }
 }
 
@@ -97,7 +117,8 @@ impl Behaviour for Idlers {
     }
 }
 
-fn submission(node: &Node, place: usize) -> backend::TaskSubmission {
+/// A task as a planner submits it.
+pub(crate) fn submission(node: &Node, place: usize) -> backend::TaskSubmission {
     let task_type = match node.kind {
         Kind::Segment => "prove",
         Kind::Join => "join",
@@ -136,11 +157,23 @@ pub(crate) async fn throughput(service: &Service, shape: Shape) -> Result<Throug
     let tracker = &idlers.tracker;
     let address = service.coordinator.address();
     let numbers: Vec<usize> = (0..shape.workers).collect();
+    let mut connection = dial(address).await?;
     for batch in numbers.chunks(CONNECTING) {
-        let connecting = batch.iter().map(|number| {
+        let mut connecting = Vec::new();
+        for number in batch {
+            if number % shape.together == 0 {
+                connection = dial(address).await?;
+            }
             let behaviour: Arc<dyn Behaviour> = idlers.clone();
-            connect(address, *number, wire::DeviceClass::Cpu, behaviour)
-        });
+            let class = wire::DeviceClass::Cpu;
+            connecting.push(connect(
+                connection.clone(),
+                *number,
+                shape.batch,
+                class,
+                behaviour,
+            ));
+        }
         futures::future::try_join_all(connecting).await?;
     }
     // The first job warms up.

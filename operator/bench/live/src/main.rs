@@ -2,6 +2,7 @@
 //! process, on runtimes of their own; the workers have one thread.
 
 mod chain;
+mod engine;
 mod error;
 mod grpc;
 mod postgres;
@@ -12,14 +13,17 @@ mod tracker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use prover_bench::report::Report;
+use prover_wire::limits::MESSAGES_PER_BATCH;
 
 use error::LiveError;
-use grpc::Shape;
+use grpc::{Shape, TASKS_PER_CALL};
 use service::Service;
+use session::HEARD;
 
 /// Workers of the paced runs.
 const PACED_WORKERS: usize = 1_024;
@@ -55,6 +59,27 @@ enum Workload {
         /// Attempts fetched ahead per slot.
         #[arg(long, default_value_t = 1)]
         ahead: u16,
+        /// With the log, in a folder.
+        #[arg(long)]
+        logged: bool,
+        /// Streams that share a connection.
+        #[arg(long, default_value_t = 16)]
+        together: usize,
+        /// Messages in one batch; 0: no batches.
+        #[arg(long, default_value_t = MESSAGES_PER_BATCH)]
+        batch: usize,
+    },
+    /// W1 through the coordinator's engine alone.
+    Engine {
+        /// Segments of a job as powers of two.
+        #[arg(long, value_delimiter = ',', default_value = "11,14")]
+        exponents: Vec<u32>,
+        /// Workers.
+        #[arg(long, value_delimiter = ',', default_value = "1024")]
+        workers: Vec<usize>,
+        /// Seconds of each.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
     },
     /// W6: from the end of a task to the start of its dependent on another worker.
     W6 {
@@ -137,16 +162,34 @@ fn run(options: &Options) -> Result<(), LiveError> {
             seconds,
             paces,
             ahead,
+            together,
+            batch,
+            logged,
         } => {
-            let mut report = Report::new("w1-grpc", "make bench-scheduler W=live");
-            report.condition("log", "none");
+            let kind = match (logged, together) {
+                (true, _) => "w1-grpc-log",
+                (false, 1) => "w1-grpc-apart",
+                (false, _) => "w1-grpc",
+            };
+            let mut report = Report::new(kind, "make bench-scheduler W=live");
+            let log = if *logged {
+                "in a folder, commits at most every 50 ms"
+            } else {
+                "none"
+            };
+            report.condition("log", log);
             report.condition("fetched ahead", format!("{ahead} per slot"));
             report.condition(
                 "processes",
                 format!(
-                    "coordinator ({} threads) and workers (one thread) in one process, a connection per worker",
+                    "coordinator ({} threads) and workers (one thread) in one process",
                     options.threads
                 ),
+            );
+            report.condition("streams", format!("one per worker, {together} on a connection"));
+            report.condition(
+                "messages",
+                format!("at most {batch} in a batch, {TASKS_PER_CALL} tasks in a submission"),
             );
             for exponent in exponents {
                 for workers in workers {
@@ -157,10 +200,44 @@ fn run(options: &Options) -> Result<(), LiveError> {
                         let shape = Shape {
                             exponent: *exponent,
                             workers: *workers,
+                            together: *together,
+                            batch: *batch,
+                            logged: *logged,
                             least: Duration::from_secs(*seconds),
                             pace,
                         };
                         one_shape(&serving, &working, shape, *ahead, &mut report)?;
+                    }
+                }
+            }
+            report
+        }
+        Workload::Engine {
+            exponents,
+            workers,
+            seconds,
+        } => {
+            let mut report = Report::new("w1-engine", "make bench-scheduler W=engine");
+            report.condition(
+                "what",
+                "the coordinator's engine, one thread: checks, conversion, core, messages, views; no streams",
+            );
+            report.condition(
+                "log",
+                "engine: none; engine-log: records are made and encoded, committed at once",
+            );
+            for exponent in exponents {
+                for workers in workers {
+                    for (kind, record_facts) in [("engine", false), ("engine-log", true)] {
+                        let least = Duration::from_secs(*seconds);
+                        let found = engine::engine(*exponent, *workers, least, record_facts)?;
+                        let name = format!("w1/{kind}/2^{exponent}/{workers}-workers");
+                        report.measure(format!("{name}/tasks"), found.tasks_per_second, "tasks/s");
+                        let life = found.microseconds_per_task;
+                        report.measure(format!("{name}/task-life"), life, "µs");
+                        if record_facts {
+                            report.measure(format!("{name}/record-bytes"), found.record_bytes, "B per task");
+                        }
                     }
                 }
             }
@@ -228,9 +305,12 @@ fn one_shape(
     ahead: u16,
     report: &mut Report,
 ) -> Result<(), LiveError> {
-    let service = serving.block_on(Service::start(None, Some(ahead)))?;
+    let service = serving.block_on(Service::start(None, Some(ahead), shape.logged))?;
     let before = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let heard = || [&HEARD.frames, &HEARD.messages].map(|count| count.load(Ordering::Relaxed) as f64);
+    let heard_before = heard();
     let found = working.block_on(grpc::throughput(&service, shape))?;
+    let heard_after = heard();
     let after = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let used = (after.tv_sec - before.tv_sec) as f64 + (after.tv_nsec - before.tv_nsec) as f64 / 1e9;
     serving.block_on(service.coordinator.shutdown());
@@ -238,13 +318,24 @@ fn one_shape(
         Some(pace) => format!("paced-{pace}"),
         None => "flat-out".to_owned(),
     };
-    let name = format!("w1/grpc/2^{}/{}-workers/{kind}", shape.exponent, shape.workers);
+    let way = match (shape.logged, shape.together) {
+        (true, _) => "grpc-log",
+        (false, 1) => "grpc-apart",
+        (false, _) => "grpc",
+    };
+    let name = format!("w1/{way}/2^{}/{}-workers/{kind}", shape.exponent, shape.workers);
     report.measure(format!("{name}/tasks"), found.tasks_per_second, "tasks/s");
     let per_task = used * 1e6 / found.all_tasks as f64;
     report.measure(
         format!("{name}/processor-time"),
         per_task,
         "µs per task, both sides",
+    );
+    let together = (heard_after[1] - heard_before[1]) / (heard_after[0] - heard_before[0]);
+    report.measure(
+        format!("{name}/together"),
+        together,
+        "messages to a worker at once",
     );
     report.measure(format!("{name}/start-p50"), found.delays.p50, "ms");
     report.measure(format!("{name}/start-p99"), found.delays.p99, "ms");
@@ -267,7 +358,7 @@ fn chained(
     seconds: u64,
     report: &mut Report,
 ) -> Result<(), LiveError> {
-    let service = serving.block_on(Service::start(store, None))?;
+    let service = serving.block_on(Service::start(store, None, false))?;
     let shape = chain::Shape {
         workers: 32,
         bytes: load.bytes,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use prover_artifacts::ArtifactStore;
+use prover_artifacts::{ArtifactStore, Prefix, StoreOptions};
 use prover_coordinator::{
-    CoordinatorConfig, CoordinatorHandle, JobHandle, Milliseconds, Phase, Secret, SourceAccess,
-    WorkerAuthentication, start,
+    CoordinatorConfig, CoordinatorHandle, Durability, JobHandle, LogConfig, Milliseconds, Phase, Secret,
+    SourceAccess, WorkerAuthentication, start,
 };
 use prover_crds::{Program, ProofJob, ProofJobSpec, ProofKind, ProofSpec, ProofSystem};
 
@@ -21,7 +21,12 @@ pub(crate) struct Service {
 
 impl Service {
     /// Starts one over the store at an address, or over a folder. `ahead`: attempts that are fetched ahead per slot.
-    pub(crate) async fn start(store: Option<&str>, ahead: Option<u16>) -> Result<Service, LiveError> {
+    /// `logged`: with the log in that store.
+    pub(crate) async fn start(
+        store: Option<&str>,
+        ahead: Option<u16>,
+        logged: bool,
+    ) -> Result<Service, LiveError> {
         let folder = tempfile::tempdir()?;
         let address = match store {
             Some(address) => address.to_owned(),
@@ -39,7 +44,16 @@ impl Service {
         if let Some(ahead) = ahead {
             config.limits.prefetch_per_slot = ahead;
         }
+        if logged {
+            let options = prover_log::store_options(StoreOptions::default(), &prover_log::Limits::default());
+            let log = prover_artifacts::open_with(&address, options).await?;
+            config.durability =
+                Durability::Log(Box::new(LogConfig::new(log, Prefix::new("log-of-benchmark")?)));
+        }
         let coordinator = start(config, Arc::clone(&store)).await?;
+        if logged {
+            coordinator.take_over().await?;
+        }
         Ok(Service {
             coordinator,
             store,
@@ -49,27 +63,33 @@ impl Service {
 
     /// Submits a job whose planner is a worker of the benchmark.
     pub(crate) async fn submit(&self, name: &str) -> Result<JobHandle, LiveError> {
-        let mut job = ProofJob::new(
-            name,
-            ProofJobSpec {
-                program: Program {
-                    inline: Some("UjBCRgEAAAA=".to_owned()),
-                    ..Program::default()
-                },
-                proof: ProofSpec {
-                    system: ProofSystem::Emulated,
-                    kind: ProofKind::Emulated,
-                    backend: None,
-                },
-                ..ProofJobSpec::default()
-            },
-        );
-        job.metadata.uid = Some(format!("uid-{name}"));
+        let job = proof_job(name);
         let access = SourceAccess::Local {
             manifest_folder: self.folder.path().to_owned(),
         };
         Ok(self.coordinator.submit(job, access).await?)
     }
+}
+
+/// A job of emulated proofs.
+pub(crate) fn proof_job(name: &str) -> ProofJob {
+    let mut job = ProofJob::new(
+        name,
+        ProofJobSpec {
+            program: Program {
+                inline: Some("UjBCRgEAAAA=".to_owned()),
+                ..Program::default()
+            },
+            proof: ProofSpec {
+                system: ProofSystem::Emulated,
+                kind: ProofKind::Emulated,
+                backend: None,
+            },
+            ..ProofJobSpec::default()
+        },
+    );
+    job.metadata.uid = Some(format!("uid-{name}"));
+    job
 }
 
 /// Waits for the success of a job and forgets it.

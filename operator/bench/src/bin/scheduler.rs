@@ -145,13 +145,28 @@ fn stress_mix() -> Report {
     );
     report.condition("time", "virtual, production core, messages take 250 µs");
     report.condition("seeds", "41 to 45, the worst of them");
-    let found: Vec<_> = (41..46).map(makespan).collect();
-    let worst =
-        |value: fn(&prover_bench::workloads::Makespan) -> f64| found.iter().map(value).fold(0.0, f64::max);
-    report.measure("w2/makespan-over-bound", worst(|found| found.over_bound), "");
-    report.measure("w2/idle-share", worst(|found| found.idle_share) * 100.0, "%");
-    report.measure("w2/waves", worst(|found| found.waves), "per device");
-    report.measure("w2/retried", worst(|found| f64::from(found.retried)), "segments");
+    for waves in [60, 100] {
+        let found: Vec<_> = (41..46).map(|seed| makespan(seed, waves)).collect();
+        let worst = |value: fn(&prover_bench::workloads::Makespan) -> f64| {
+            found.iter().map(value).fold(0.0, f64::max)
+        };
+        let name = format!("w2/{waves}-waves");
+        report.measure(
+            format!("{name}/makespan-over-bound"),
+            worst(|found| found.over_bound),
+            "",
+        );
+        report.measure(
+            format!("{name}/idle-share"),
+            worst(|found| found.idle_share) * 100.0,
+            "%",
+        );
+        report.measure(
+            format!("{name}/retried"),
+            worst(|found| f64::from(found.retried)),
+            "segments",
+        );
+    }
     report
 }
 
@@ -193,7 +208,7 @@ fn shares() -> Report {
     );
     report.condition("time", "virtual, production core, messages take 250 µs");
     for (weight, priority) in [(1, 0), (1, 10), (3, 0), (3, 10)] {
-        let found = fairness(weight, priority);
+        let found = fairness(weight, priority, 1);
         let name = format!("w4/weight-{weight}/priority-{priority}");
         report.measure(format!("{name}/ideal"), found.ideal * 100.0, "%");
         report.measure(format!("{name}/share"), found.share * 100.0, "%");
@@ -204,6 +219,12 @@ fn shares() -> Report {
         );
         report.measure(
             format!("{name}/worst-window-of-starts"),
+            found.worst * 100.0,
+            "% off",
+        );
+        let found = fairness(weight, priority, 0);
+        report.measure(
+            format!("{name}/nothing-ahead/worst-window-of-starts"),
             found.worst * 100.0,
             "% off",
         );

@@ -1,5 +1,7 @@
 //! W4: the shares that two tenants get of the devices, against those that they should get.
 
+use prover_core::Limits;
+
 use crate::proofs::{TaskTimes, proof};
 use crate::virtual_time::{Plan, WorkerPlan, run};
 
@@ -32,15 +34,19 @@ pub struct Fairness {
 }
 
 /// Two tenants with always enough to do. The first has `weight` times the weight of the second and jobs of `priority`,
-/// which counts among the jobs of one tenant only.
+/// which counts among the jobs of one tenant only. `ahead`: attempts that are fetched ahead per slot.
 ///
 /// # Panics
 /// A job did not succeed.
 #[must_use]
-pub fn fairness(weight: u32, priority: i32) -> Fairness {
+pub fn fairness(weight: u32, priority: i32, ahead: u16) -> Fairness {
     let mut plan = Plan {
         workers: vec![WorkerPlan::gpu(); DEVICES],
         weights: vec![("first".into(), weight)],
+        limits: Limits {
+            prefetch_per_slot: ahead,
+            ..Limits::default()
+        },
         ..Plan::new()
     };
     for number in 0..JOBS_PER_TENANT {
@@ -128,11 +134,17 @@ mod tests {
     #[test]
     fn tenants_get_their_shares_in_every_window() {
         for (weight, priority) in [(1, 0), (1, 10), (3, 0), (3, 10)] {
-            let found = fairness(weight, priority);
+            let found = fairness(weight, priority, 1);
             assert!(found.windows > 1_000, "{found:?}");
             assert!(
                 found.worst_decided <= 0.05 && found.worst <= 0.1,
                 "weight {weight}, priority {priority}: {found:?}"
+            );
+            let found = fairness(weight, priority, 0);
+            assert!(found.windows > 1_000, "{found:?}");
+            assert!(
+                found.worst <= 0.05,
+                "nothing fetched ahead, weight {weight}, priority {priority}: {found:?}"
             );
         }
     }

@@ -5,8 +5,6 @@ use crate::statistics::Random;
 use crate::virtual_time::{JobPlan, Plan, WorkerPlan, run};
 
 const DEVICES: usize = 64;
-/// So many tasks per device that the end, at which not all devices can be busy, counts for little.
-const WAVES: u64 = 60;
 const TENANTS: u64 = 4;
 const MOST_SEGMENTS: u64 = 32;
 /// One in so many segments fails once.
@@ -36,13 +34,14 @@ pub struct Makespan {
     pub waves: f64,
 }
 
-/// Jobs of 1 to 32 segments of four tenants, with one segment in 200 failing once.
+/// Jobs of 1 to 32 segments of four tenants, with one segment in 200 failing once. `waves`: segments per device, so
+/// many that the end, at which not all devices can be busy, counts for little.
 #[must_use]
-pub fn mix(seed: u64) -> Vec<JobPlan> {
+pub fn mix(seed: u64, waves: u64) -> Vec<JobPlan> {
     let mut random = Random::new(seed);
     let mut jobs = Vec::new();
     let mut segments = 0;
-    while segments < WAVES * DEVICES as u64 {
+    while segments < waves * DEVICES as u64 {
         let number = jobs.len() as u64;
         let of_job = 1 + random.below(MOST_SEGMENTS);
         segments += of_job;
@@ -63,10 +62,10 @@ pub fn mix(seed: u64) -> Vec<JobPlan> {
 /// # Panics
 /// A job did not succeed.
 #[must_use]
-pub fn makespan(seed: u64) -> Makespan {
+pub fn makespan(seed: u64, waves: u64) -> Makespan {
     let plan = Plan {
         workers: vec![WorkerPlan::gpu(); DEVICES],
-        jobs: mix(seed),
+        jobs: mix(seed, waves),
         ..Plan::new()
     };
     let bound = bound(&plan.jobs, DEVICES);
@@ -91,7 +90,7 @@ mod tests {
     #[test]
     fn the_makespan_of_a_mix_is_near_its_bound_whatever_the_mix() {
         for seed in 41..46 {
-            let found = makespan(seed);
+            let found = makespan(seed, 60);
             assert!(found.waves >= 50.0 && found.retried > 0, "{found:?}");
             assert!(found.over_bound <= 1.04, "seed {seed}: {found:?}");
             assert!(found.idle_share <= 0.04, "seed {seed}: {found:?}");
