@@ -33,8 +33,15 @@ pub const CLUSTER_NAMESPACE_LABEL: &str = "proving.rs/cluster-namespace";
 pub const GROUP_LABEL: &str = "proving.rs/worker-group";
 /// Label of workers and their Deployments with the revision of the pod template.
 pub const REVISION_LABEL: &str = "proving.rs/revision";
-/// Label that is `leader` on the coordinator that leads.
+/// Label that is [`LEADER`] on the coordinator that leads, and [`FOLLOWER`] on the others.
 pub const ROLE_LABEL: &str = "proving.rs/role";
+/// See [`ROLE_LABEL`].
+pub const LEADER: &str = "leader";
+/// See [`ROLE_LABEL`].
+pub const FOLLOWER: &str = "follower";
+/// Annotation of a coordinator's pod that can't use the artifact store and so can't begin: a reason of conditions, a
+/// colon, and the words for people.
+pub const STORE_TROUBLE_ANNOTATION: &str = "proving.rs/store-trouble";
 /// Standard label: what the object is a part of.
 pub const NAME_LABEL: &str = "app.kubernetes.io/name";
 /// Standard label: which part.
@@ -87,6 +94,11 @@ pub fn operator_audience(namespace: &str, cluster: &str) -> String {
 /// Name of the Deployment, the Service, the ServiceAccount and the Role of a cluster's coordinator.
 pub fn coordinator_name(cluster: &str) -> String {
     format!("{cluster}-coordinator")
+}
+
+/// Name of the Service that selects the coordinator that leads.
+pub fn leader_service(cluster: &str) -> String {
+    format!("{cluster}-coordinator-leader")
 }
 
 /// Name of the ServiceAccount of a cluster's workers.

@@ -73,7 +73,9 @@ reasons! {
     /// No device takes the tasks now.
     NO_DEVICES = "NoDevices";
 
-    /// The coordinator was restarted: the job begins again.
+    /// A replica of the coordinator leads from now on.
+    COORDINATOR_TOOK_OVER = "CoordinatorTookOver";
+    /// The coordinator's log knows nothing of a job that had begun: the job begins again.
     COORDINATOR_RESTARTED = "CoordinatorRestarted";
     /// Attempts failed and are tried again.
     ATTEMPTS_FAILED = "AttemptsFailed";

@@ -11,6 +11,8 @@ use prover_runtime::{
     ListenerError, LoggingArguments, LoggingError, Observation, SystemClock, stop_on_signal,
 };
 
+use crate::process;
+
 /// How the operator is started. Every argument is also an environment variable.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -61,22 +63,8 @@ enum ControllerError {
 }
 
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
-    match start(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("prover-operator controller: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn start(arguments: Arguments) -> Result<(), ControllerError> {
-    arguments.logging.install()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(arguments));
-    // What still runs has lost its right to write: nothing is waited for.
-    runtime.shutdown_background();
-    ended
+    let logging = arguments.logging.clone();
+    process::run("controller", &logging, serve(arguments))
 }
 
 async fn serve(arguments: Arguments) -> Result<(), ControllerError> {

@@ -1,11 +1,13 @@
 //! Subcommand `coordinator`: the process that schedules the tasks of one ProverCluster.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use prover_kubernetes::{Access, ConnectError, Settings, StartError, connect};
 use prover_runtime::{LoggingArguments, LoggingError, stop_on_signal};
+
+use crate::process;
 
 /// How the coordinator of a cluster is started. Every argument is also an environment variable. The credentials of
 /// the store come from the usual variables of S3 (AWS_ACCESS_KEY_ID, ...) or the pod's identity.
@@ -32,9 +34,15 @@ pub(crate) struct Arguments {
     /// Whether a worker must call from an address of its pod; false where the network in between changes addresses
     #[arg(long, env = "PROVER_CHECK_WORKER_ADDRESS", default_value_t = true, action = clap::ArgAction::Set)]
     check_worker_address: bool,
-    /// Name of this pod, which events name
+    /// Name of this pod: unique among the replicas
     #[arg(long, env = "PROVER_POD_NAME")]
-    pod_name: Option<String>,
+    pod_name: String,
+    /// Address of this pod, at which workers and other replicas reach it; where it listens, if absent
+    #[arg(long, env = "PROVER_POD_IP")]
+    pod_ip: Option<IpAddr>,
+    /// UID of the ProverCluster, below which its log lies
+    #[arg(long, env = "PROVER_CLUSTER_UID")]
+    cluster_uid: String,
     /// Address of /metrics, /healthz and /readyz
     #[arg(long, env = "PROVER_METRICS_ADDRESS", default_value = "0.0.0.0:9090")]
     metrics_address: SocketAddr,
@@ -75,22 +83,8 @@ enum CoordinatorError {
 }
 
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
-    match start(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("prover-operator coordinator: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn start(arguments: Arguments) -> Result<(), CoordinatorError> {
-    arguments.logging.install()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(Box::pin(serve(arguments)));
-    // Admissions that are still on their way begin again with the next coordinator.
-    runtime.shutdown_background();
-    ended
+    let logging = arguments.logging.clone();
+    process::run("coordinator", &logging, Box::pin(serve(arguments)))
 }
 
 async fn serve(arguments: Arguments) -> Result<(), CoordinatorError> {
@@ -109,6 +103,8 @@ async fn serve(arguments: Arguments) -> Result<(), CoordinatorError> {
         },
         metrics_address: arguments.metrics_address,
         pod: arguments.pod_name,
+        pod_address: arguments.pod_ip,
+        cluster_uid: arguments.cluster_uid,
     };
     prover_kubernetes::run(settings, client, stop, None).await?;
     Ok(())

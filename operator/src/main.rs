@@ -3,6 +3,7 @@
 mod controller;
 mod coordinator;
 mod crds;
+mod process;
 
 use std::process::ExitCode;
 

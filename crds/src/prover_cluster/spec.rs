@@ -139,8 +139,7 @@ pub struct S3Store {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Coordinator {
-    /// Replicas that are wanted. The operator makes one, whatever is given: others could not take over from it, since
-    /// what a coordinator knows lies in its memory. The field is kept for coordinators that share a durable log.
+    /// Replicas. One leads, the others follow its log and take over within seconds. 2 where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 5))]
     pub replicas: Option<i32>,

@@ -12,9 +12,9 @@ use crate::support::objects::{Cluster, image};
 use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{Scene, condition};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, REAL_PROOF, attempts, await_cluster, await_event,
-    await_middle, await_workers, expect_no_leaked_artifacts, expect_only_kept, kill_pod, name, restarts,
-    runs_planner, slow_job, start_cluster, start_emulated, submit, submit_in, workers,
+    Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, REAL_PROOF, attempts, await_cluster, await_middle,
+    await_workers, expect_no_leaked_artifacts, expect_only_kept, kill_pod, name, restarts, runs_planner,
+    slow_job, start_cluster, start_emulated, submit, submit_in, workers,
 };
 
 #[test]
@@ -123,10 +123,10 @@ fn a_backend_killed_for_memory_costs_its_attempt_and_never_the_worker() {
 }
 
 #[test]
-fn a_coordinator_that_is_killed_begins_its_jobs_again_and_says_so() {
+fn a_lone_coordinator_whose_pod_is_deleted_goes_on_with_its_jobs() {
     let scene = Scene::new("coordinator");
     start_emulated(&scene, 2);
-    let job = submit(&scene, &slow_job("again"));
+    let job = submit(&scene, &slow_job("unmoved"));
     await_middle(&job);
     let selector = "proving.rs/cluster=prover,app.kubernetes.io/component=coordinator";
     kubectl(&[
@@ -140,13 +140,13 @@ fn a_coordinator_that_is_killed_begins_its_jobs_again_and_says_so() {
         "--force",
     ]);
     let done = job.succeeded(JOB_FINISHED);
-    await_event(
-        scene.namespace(),
-        "again",
-        "CoordinatorRestarted",
-        Duration::from_secs(10),
-    );
     assert_eq!(done["status"]["emulated"], true);
+    assert_eq!(
+        (attempts(&done, "failed"), attempts(&done, "lost")),
+        (0, 0),
+        "{:#}",
+        done["status"]
+    );
     await_workers(&scene, "cpu", 2, POD_REPLACED);
     expect_no_leaked_artifacts(&scene, &[&job]);
     scene.finish();

@@ -160,6 +160,8 @@ impl Actor {
                                 "took over"
                             );
                             told.tell(&mut engine);
+                            // Whoever is answered may submit jobs at once.
+                            self.show(Role::Leading { epoch: taken.epoch });
                             if let Some(reply) = reply {
                                 let _ = reply.send(Ok(taken.epoch));
                             }

@@ -49,6 +49,7 @@ pub use sources::{
     ClusterSources, FetchedContent, FetchedSource, RemoteError, RemoteProblem, SourceError, SourceRequest,
 };
 pub use start::start;
+pub use store_watch::store_reason;
 pub use view::{
     ClassDepth, ClusterView, ExecutionReport, GroupDepth, GroupOffer, JobView, Phase, ProofReport, ProofView,
     QueueDepth, StageProgress, TaskState, TaskView, WorkerView,

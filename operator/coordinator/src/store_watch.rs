@@ -33,13 +33,15 @@ impl StoreState {
     fn failed(error: &StoreError) -> StoreState {
         StoreState {
             ready: false,
-            reason: reason(error),
+            reason: store_reason(error),
             message: error.to_string(),
         }
     }
 }
 
-fn reason(error: &StoreError) -> &'static str {
+/// What a failure of the store is called: one of `prover_crds::reasons`.
+#[must_use]
+pub fn store_reason(error: &StoreError) -> &'static str {
     match error {
         StoreError::Timeout { .. } | StoreError::Connection { .. } | StoreError::Throttled { .. } => {
             reasons::STORE_UNREACHABLE

@@ -44,13 +44,18 @@ fn note(warning: bool, reason: &str, action: &'static str, text: impl Into<Strin
     }
 }
 
-/// The note that a restarted coordinator leaves at a job that it begins again.
+/// The note at a ProverCluster about a replica that leads from now on.
+pub(crate) fn took_over(text: String) -> Note {
+    note(false, reasons::COORDINATOR_TOOK_OVER, "TakeOver", text)
+}
+
+/// The note about a job that had begun, and of which the log knows nothing.
 pub(crate) fn restarted() -> Note {
     note(
         true,
         reasons::COORDINATOR_RESTARTED,
         "Restart",
-        "the coordinator was restarted: the job begins again",
+        "the coordinator's log knows nothing of this job: it begins again",
     )
 }
 
@@ -222,10 +227,17 @@ fn succeeded(status: &ProofJobStatus) -> String {
     }
 }
 
+/// What a note is about.
+#[derive(Debug)]
+struct Subject {
+    kind: &'static str,
+    name: JobName,
+}
+
 /// Where notes go.
 #[derive(Clone, Debug)]
 pub(crate) struct Teller {
-    queue: mpsc::Sender<(JobName, Note)>,
+    queue: mpsc::Sender<(Subject, Note)>,
     metrics: Metrics,
 }
 
@@ -247,9 +259,18 @@ impl Teller {
         Teller { queue, metrics }
     }
 
-    /// Tells something, unless too much waits to be told.
+    /// Tells something of a job, unless too much waits to be told.
     pub(crate) fn tell(&self, job: &JobName, note: Note) {
-        if self.queue.try_send((job.clone(), note)).is_err() {
+        self.send("ProofJob", job.clone(), note);
+    }
+
+    /// Tells something of the ProverCluster.
+    pub(crate) fn tell_of_cluster(&self, cluster: JobName, note: Note) {
+        self.send("ProverCluster", cluster, note);
+    }
+
+    fn send(&self, kind: &'static str, name: JobName, note: Note) {
+        if self.queue.try_send((Subject { kind, name }, note)).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
@@ -257,7 +278,7 @@ impl Teller {
 
 async fn send_all(
     recorder: Recorder,
-    mut notes: mpsc::Receiver<(JobName, Note)>,
+    mut notes: mpsc::Receiver<(Subject, Note)>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -266,10 +287,12 @@ async fn send_all(
             () = stop.cancelled() => return,
             next = notes.recv() => next,
         };
-        let Some((job, note)) = next else { return };
+        let Some((Subject { kind, name: job }, note)) = next else {
+            return;
+        };
         let reference = ObjectReference {
             api_version: Some("proving.rs/v1alpha1".to_owned()),
-            kind: Some("ProofJob".to_owned()),
+            kind: Some(kind.to_owned()),
             namespace: Some(job.namespace.to_string()),
             name: Some(job.name.to_string()),
             uid: Some(job.uid.to_string()),

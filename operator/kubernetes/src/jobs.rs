@@ -8,6 +8,7 @@ mod admit;
 mod collecting;
 mod entry;
 pub(crate) mod judge;
+mod lead;
 mod retained;
 mod sightings;
 mod slots;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Rules, RulesWatch};
+use crate::election::{Confirmed, Lead};
 use crate::events::Teller;
 use crate::metrics::Metrics;
 use crate::writer::{JobName, Outcome, StatusWriter};
@@ -45,8 +47,10 @@ const PARALLEL_SWEEPS: usize = 4;
 const SIGHTINGS: usize = 64;
 /// Views that wait between the coordinator and the jobs.
 const VIEWS: usize = 1_024;
-/// Longest time that a shutdown waits for statuses to be written.
-const FLUSH: Duration = Duration::from_secs(5);
+/// Longest time that a shutdown waits for statuses to be written: the next leader writes what is left.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Milliseconds until another look whether statuses may be written, while they may not.
+const UNCONFIRMED_WAIT: u64 = 100;
 
 /// What the jobs are made with.
 pub(crate) struct Parts {
@@ -63,6 +67,10 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) teller: Teller,
+    /// The lead, once this replica has it: until then nothing is written and nothing is given to the coordinator.
+    pub(crate) lead: tokio_watch::Receiver<Option<Lead>>,
+    /// Until when statuses may be written.
+    pub(crate) confirmed: Confirmed,
 }
 
 /// All jobs of the cluster.
@@ -96,6 +104,13 @@ pub(crate) struct Jobs {
     sightings: (mpsc::Sender<Sighting>, mpsc::Receiver<Sighting>),
     views: (mpsc::Sender<JobName>, mpsc::Receiver<JobName>),
     synced: tokio_watch::Sender<bool>,
+    /// This replica leads.
+    leads: bool,
+    /// Jobs that there were when the lead began and that the coordinator was not given yet; none once it has been told
+    /// that this is over.
+    inherited: Option<BTreeSet<JobName>>,
+    /// Ended jobs that are being deleted and whose artifacts no leader has collected yet.
+    uncollected: BTreeSet<JobName>,
 }
 
 struct NamespaceWatch {
@@ -134,6 +149,9 @@ impl Jobs {
             sightings: mpsc::channel(SIGHTINGS),
             views: mpsc::channel(VIEWS),
             synced,
+            leads: false,
+            inherited: None,
+            uncollected: BTreeSet::new(),
             parts,
         };
         (jobs, receiver)
@@ -148,6 +166,7 @@ impl Jobs {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.parts.rules.changed() => self.take_rules().await,
+                () = lead_begins(&mut self.parts.lead), if !self.leads => self.begin_to_lead().await,
                 Some(sighting) = self.sightings.1.recv() => self.sighted(sighting).await,
                 Some(name) = self.views.1.recv() => self.viewed(&name).await,
                 Some(admitted) = self.admissions.next() => self.admitted(admitted).await,
@@ -160,7 +179,9 @@ impl Jobs {
                 () = sleep_until(wake) => self.run_timers().await,
             }
         }
-        self.flush().await;
+        if self.leads {
+            self.flush().await;
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -169,11 +190,16 @@ impl Jobs {
 
     /// Everything that may begin without waiting.
     async fn start_due(&mut self) {
-        self.use_room().await;
-        self.start_admissions();
-        self.start_sweeps();
-        let now = self.now();
-        self.writer.start_due(now);
+        if self.leads {
+            self.use_room().await;
+            self.start_admissions();
+            self.start_sweeps();
+            let now = self.now();
+            if self.parts.confirmed.holds(now.0) {
+                self.writer.start_due(now);
+            }
+            self.tell_synced().await;
+        }
         let gauges = [
             ("known", self.jobs.len()),
             ("backlog", self.backlog.len()),
@@ -207,14 +233,23 @@ impl Jobs {
     }
 
     fn wake_at(&self) -> Option<Instant> {
+        if !self.leads {
+            return None;
+        }
         let timer = self.timers.first().map(|(at, _)| *at);
         let retention = self.retained.due(self.retention());
         let due = [timer, retention, self.writer.wake_at()]
             .into_iter()
             .flatten()
             .min()?;
-        let wait = due.0.saturating_sub(self.now().0);
-        Some(Instant::now() + Duration::from_millis(wait.max(1)))
+        let now = self.now();
+        let least = if self.parts.confirmed.holds(now.0) {
+            1
+        } else {
+            UNCONFIRMED_WAIT
+        };
+        let wait = due.0.saturating_sub(now.0);
+        Some(Instant::now() + Duration::from_millis(wait.max(least)))
     }
 
     async fn run_timers(&mut self) {
@@ -272,9 +307,12 @@ impl Jobs {
         self.rules = rules;
         self.room = true;
         self.bound_sources();
-        self.tell_tenants().await;
         self.watch_namespaces();
         self.show_synced();
+        if !self.leads {
+            return;
+        }
+        self.tell_tenants().await;
         let undecided: Vec<JobName> = self
             .jobs
             .iter()
@@ -352,6 +390,13 @@ impl Jobs {
         if tokio::time::timeout(FLUSH, flush).await.is_err() {
             tracing::warn!("not all statuses could be written before the end");
         }
+    }
+}
+
+/// Waits until this replica leads; for ever where it never does.
+async fn lead_begins(lead: &mut tokio_watch::Receiver<Option<Lead>>) {
+    if lead.wait_for(Option::is_some).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

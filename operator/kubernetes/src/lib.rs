@@ -6,6 +6,7 @@
 
 mod cluster;
 mod collect;
+mod election;
 mod events;
 pub mod identity;
 mod jobs;

@@ -1,7 +1,7 @@
 //! Metrics of the Kubernetes side, all below `prover_coordinator_kubernetes_`, with bounded label values only.
 
 use prover_runtime::prometheus::{
-    Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 const PREFIX: &str = "prover_coordinator_kubernetes";
@@ -19,6 +19,10 @@ pub(crate) struct Metrics {
     pub(crate) admission_retries: IntCounterVec,
     pub(crate) jobs: IntGaugeVec,
     pub(crate) start_seconds: Histogram,
+    pub(crate) leads: IntGauge,
+    pub(crate) takeovers: IntCounterVec,
+    pub(crate) lease_errors: IntCounterVec,
+    pub(crate) pod_write_errors: IntCounter,
 }
 
 impl Metrics {
@@ -40,6 +44,8 @@ impl Metrics {
             &["stage"],
         )?;
         registry.register(Box::new(jobs.clone()))?;
+        let leads = IntGauge::with_opts(options("leads", "1 while this replica leads."))?;
+        registry.register(Box::new(leads.clone()))?;
         let buckets = vec![
             0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
         ];
@@ -82,6 +88,21 @@ impl Metrics {
                 "admission_retries_total",
                 "Admissions that failed and are tried again.",
                 "category",
+            )?,
+            leads,
+            takeovers: counters(
+                "takeovers_total",
+                "Times that this replica took the lead, by why.",
+                "cause",
+            )?,
+            lease_errors: counters(
+                "lease_errors_total",
+                "Looks at the Lease, and writes of it, that were not answered.",
+                "category",
+            )?,
+            pod_write_errors: counter(
+                "pod_write_errors_total",
+                "Writes of what this replica is at its own pod that were not answered.",
             )?,
             jobs,
             start_seconds,

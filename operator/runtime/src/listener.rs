@@ -1,4 +1,4 @@
-//! The HTTP listener for `/metrics`, `/healthz` and `/readyz`.
+//! The HTTP listener for `/metrics`, `/healthz`, `/readyz` and `/role`.
 //!
 //! Owns what the probes answer. Live means that the process answers at all; ready is what the process says.
 
@@ -44,6 +44,7 @@ pub struct Observation {
     registry: Registry,
     /// What is waited for; none when ready.
     waits_for: Arc<RwLock<Option<String>>>,
+    role: Arc<RwLock<String>>,
 }
 
 /// What is waited for until the process says more.
@@ -56,6 +57,7 @@ impl Observation {
         Observation {
             registry,
             waits_for: Arc::new(RwLock::new(Some(STARTING.to_owned()))),
+            role: Arc::default(),
         }
     }
 
@@ -69,6 +71,11 @@ impl Observation {
         self.set_waits_for(Some(waits_for.to_owned()));
     }
 
+    /// What `/role` answers from now on: what this process is among its replicas.
+    pub fn set_role(&self, role: &str) {
+        role.clone_into(&mut self.role.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn set_waits_for(&self, waits_for: Option<String>) {
         *self.waits_for.write().unwrap_or_else(PoisonError::into_inner) = waits_for;
     }
@@ -79,6 +86,7 @@ impl Observation {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
+            .route("/role", get(role))
             .with_state(self.clone())
     }
 
@@ -142,6 +150,11 @@ async fn ready(State(observation): State<Observation>) -> Response {
     }
 }
 
+async fn role(State(observation): State<Observation>) -> String {
+    let role = observation.role.read().unwrap_or_else(PoisonError::into_inner);
+    format!("{role}\n")
+}
+
 async fn metrics(State(observation): State<Observation>) -> Response {
     match TextEncoder::new().encode_to_string(&observation.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
@@ -178,6 +191,14 @@ mod tests {
         assert_eq!(fetch(observation.router(), "/healthz").await.0, StatusCode::OK);
         observation.set_ready(true);
         assert_eq!(fetch(observation.router(), "/readyz").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn the_role_among_replicas_is_told() {
+        let observation = Observation::new(Registry::new());
+        observation.set_role("leads 7");
+        let told = fetch(observation.router(), "/role").await;
+        assert_eq!(told, (StatusCode::OK, "leads 7\n".to_owned()));
     }
 
     #[tokio::test]

@@ -61,6 +61,33 @@ impl Dereferenced {
         deployments
     }
 
+    /// The pod of the coordinator that leads, as it says itself.
+    pub(super) fn leader(&self) -> Option<&Arc<Pod>> {
+        self.coordinators().find(|pod| {
+            pod.labels()
+                .get(names::ROLE_LABEL)
+                .is_some_and(|role| role == names::LEADER)
+        })
+    }
+
+    /// Why the artifact store can't be used, in the words of a coordinator that can't begin for that reason.
+    pub(super) fn store_trouble(&self) -> Option<(&str, &str)> {
+        let told = |pod: &'_ Arc<Pod>| pod.annotations().contains_key(names::STORE_TROUBLE_ANNOTATION);
+        let pod = self.coordinators().find(|pod| told(pod))?;
+        pod.annotations()
+            .get(names::STORE_TROUBLE_ANNOTATION)?
+            .split_once(": ")
+    }
+
+    fn coordinators(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        let is_coordinator = |pod: &&Arc<Pod>| {
+            let component = pod.labels().get(names::COMPONENT_LABEL);
+            component.is_some_and(|component| component == names::COORDINATOR)
+                && pod.metadata.deletion_timestamp.is_none()
+        };
+        self.pods.iter().filter(is_coordinator)
+    }
+
     /// The Deployment of the coordinator.
     pub(super) fn coordinator_deployment(&self) -> Option<&Arc<Deployment>> {
         let name = names::coordinator_name(&self.key.name);

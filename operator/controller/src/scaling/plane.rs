@@ -125,7 +125,7 @@ pub trait Dial: Send + Sync {
     async fn dial(&self, context: &Context, key: &ClusterKey) -> Result<Channel, PlaneError>;
 }
 
-/// Dials a cluster's Service over TLS and trusts the cluster's own authorities only.
+/// Dials the Service of a cluster's leader over TLS and trusts the cluster's own authorities only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DialService;
 
@@ -139,7 +139,7 @@ impl Dial for DialService {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(certificates.bundle_pem))
             .domain_name(names::COORDINATOR_SERVER_NAME);
-        let host = names::coordinator_name(&key.name);
+        let host = names::leader_service(&key.name);
         let url = format!("https://{host}.{}.svc:{}", key.namespace, names::COORDINATOR_PORT);
         let endpoint = Endpoint::from_shared(url)?
             .tls_config(tls)?

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::api::Api;
-use prover_artifacts::{ArtifactStore, Prefix};
 use prover_coordinator::{
     AdmissionError, ClusterSources, CoordinatorHandle, JobHandle, JobPolicy, Milliseconds, Retry,
     SourceAccess, SourceError,
@@ -14,7 +13,6 @@ use prover_crds::{JobDefaults, Phase, ProofJob, reasons};
 
 use super::entry::{Stage, Views, apply_defaults, policy_of};
 use super::{Jobs, PARALLEL_ADMISSIONS};
-use crate::collect::job_prefix;
 use crate::events;
 use crate::status::{Ending, Situation};
 use crate::writer::JobName;
@@ -44,9 +42,6 @@ enum AdmitError {
     /// The API server did not answer.
     #[error("the ProofJob can't be read from the API server: {reason}")]
     Unreadable { reason: String },
-    /// What an earlier coordinator's attempts left can't be deleted.
-    #[error("what earlier attempts left in the artifact store can't be deleted: {source}")]
-    Leftovers { source: prover_artifacts::StoreError },
     /// The coordinator did not take it.
     #[error(transparent)]
     Refused(#[from] AdmissionError),
@@ -57,7 +52,6 @@ impl AdmitError {
         match self {
             AdmitError::Gone => "gone",
             AdmitError::Unreadable { .. } => "unreadable",
-            AdmitError::Leftovers { .. } => "leftovers",
             AdmitError::Refused(error) => error.category(),
         }
     }
@@ -81,7 +75,6 @@ fn consequence(error: &AdmitError) -> Consequence {
     let error = match error {
         AdmitError::Gone => return Consequence::Nothing,
         AdmitError::Unreadable { .. } => return retry(reasons::FETCHING_SOURCES),
-        AdmitError::Leftovers { .. } => return retry(reasons::STORE_UNREACHABLE),
         AdmitError::Refused(error) => error,
     };
     let fail = |reason: &str, accepted| Consequence::Fail {
@@ -132,13 +125,11 @@ impl Jobs {
         let admission = Admission {
             client: self.parts.client.clone(),
             coordinator: Arc::clone(&self.parts.coordinator),
-            store: Arc::clone(&self.parts.store),
             sources: Arc::clone(&self.parts.sources),
             defaults: cluster
                 .map(|cluster| cluster.defaults.clone())
                 .unwrap_or_default(),
             name: name.clone(),
-            restarted: job.restarted,
             held: !job.slot,
         };
         self.admissions.push(Box::pin(admission.run(object)));
@@ -158,7 +149,8 @@ impl Jobs {
         let Some(job) = self.jobs.get_mut(name) else {
             return;
         };
-        if std::mem::take(&mut job.restarted) {
+        // What the log has of it goes on where it was.
+        if std::mem::take(&mut job.restarted) && handle.view().started_at.is_none() {
             self.parts.teller.tell(name, events::restarted());
         }
         let mut views = handle.watch();
@@ -250,11 +242,9 @@ fn retry_wait(failures: u32) -> Milliseconds {
 struct Admission {
     client: Client,
     coordinator: Arc<CoordinatorHandle>,
-    store: Arc<dyn ArtifactStore>,
     sources: Arc<dyn ClusterSources>,
     defaults: JobDefaults,
     name: JobName,
-    restarted: bool,
     /// It is not to run yet.
     held: bool,
 }
@@ -279,9 +269,6 @@ impl Admission {
             Some(object) => object,
             None => self.fetch().await?,
         };
-        if self.restarted {
-            self.delete_leftovers().await?;
-        }
         apply_defaults(&mut object.spec, &self.defaults);
         object.spec.suspend |= self.held;
         *policy = Some(policy_of(&object.spec, &self.defaults));
@@ -301,17 +288,5 @@ impl Admission {
             .filter(|object| object.metadata.uid.as_deref() == Some(&*self.name.uid))
             .map(Box::new)
             .ok_or(AdmitError::Gone)
-    }
-
-    /// Attempts are counted anew after a restart, so what earlier ones wrote would be in the way of later ones.
-    async fn delete_leftovers(&self) -> Result<(), AdmitError> {
-        let leftovers = |source| AdmitError::Leftovers { source };
-        let job = job_prefix("", &self.name.uid).map_err(leftovers)?;
-        let attempts = Prefix::new(format!("{}attempts/", job.as_str())).map_err(leftovers)?;
-        self.store
-            .delete_prefix(&attempts)
-            .await
-            .map(|_| ())
-            .map_err(leftovers)
     }
 }

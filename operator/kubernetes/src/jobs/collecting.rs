@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::Api;
+use kube::core::ObjectMeta;
 use prover_coordinator::{Milliseconds, Timestamp};
 use prover_crds::conditions::{self, Conditions};
-use prover_crds::{JobDefaults, ProofJob, ProofJobStatus, reasons};
+use prover_crds::{JobDefaults, ProofJob, ProofJobSpec, ProofJobStatus, reasons};
 
 use super::entry::{Job, Stage, SweepReason};
 use super::sightings::own_part;
@@ -46,16 +47,7 @@ impl Jobs {
             if !self.done.contains(&name) {
                 continue;
             }
-            let object = ProofJob {
-                metadata: kube::core::ObjectMeta {
-                    namespace: Some(name.namespace.to_string()),
-                    name: Some(name.name.to_string()),
-                    uid: Some(name.uid.to_string()),
-                    ..kube::core::ObjectMeta::default()
-                },
-                ..ProofJob::new("", prover_crds::ProofJobSpec::default())
-            };
-            self.collect(&name, &object, SweepReason::RetentionOver);
+            self.collect(&name, &mk_object(&name), SweepReason::RetentionOver);
         }
     }
 
@@ -64,6 +56,13 @@ impl Jobs {
         let seconds = self.rules.cluster.as_ref()?.defaults.proof_retention_seconds?;
         let seconds = u64::try_from(seconds).ok()?;
         Some(Milliseconds(seconds.saturating_mul(1_000)))
+    }
+
+    /// Collects what ended jobs left whose objects were being deleted before this replica led.
+    pub(super) fn collect_inherited(&mut self) {
+        for name in std::mem::take(&mut self.uncollected) {
+            self.collect(&name, &mk_object(&name), SweepReason::Deleted);
+        }
     }
 
     fn collect(&mut self, name: &JobName, object: &ProofJob, reason: SweepReason) {
@@ -186,6 +185,20 @@ impl Jobs {
             }
         }
         self.writer.want(&name, status, now);
+    }
+}
+
+/// What is known of an object of which only the name was kept.
+fn mk_object(name: &JobName) -> ProofJob {
+    let metadata = ObjectMeta {
+        namespace: Some(name.namespace.to_string()),
+        name: Some(name.name.to_string()),
+        uid: Some(name.uid.to_string()),
+        ..ObjectMeta::default()
+    };
+    ProofJob {
+        metadata,
+        ..ProofJob::new("", ProofJobSpec::default())
     }
 }
 

@@ -61,6 +61,10 @@ impl Jobs {
         for name in gone {
             self.gone(&name).await;
         }
+        if !self.leads {
+            self.show_synced();
+            return;
+        }
         // Jobs that were accepted before count before new ones ask.
         let mut undecided: Vec<(bool, JobName)> = self
             .jobs
@@ -80,7 +84,9 @@ impl Jobs {
             return;
         };
         let deleting = object.metadata.deletion_timestamp.is_some();
-        if self.jobs.contains_key(&name) {
+        if !self.leads {
+            self.seen_in_advance(name, &object);
+        } else if self.jobs.contains_key(&name) {
             self.seen_again(&name, &object).await;
         } else if self.done.contains(&name) || has_ended(&object) {
             self.done.insert(name.clone());
@@ -215,6 +221,7 @@ impl Jobs {
     pub(super) async fn gone(&mut self, name: &JobName) {
         self.done.remove(name);
         self.retained.remove(name);
+        self.uncollected.remove(name);
         self.writer.forget(name);
         let Some(job) = self.jobs.get_mut(name) else {
             return;
@@ -254,6 +261,9 @@ impl Jobs {
 
     /// Decides about a job that the core does not have.
     pub(super) fn judge_again(&mut self, name: &JobName) {
+        if !self.leads {
+            return;
+        }
         let now = self.now();
         let Some(job) = self.jobs.get(name) else { return };
         let candidate = Candidate {

@@ -38,6 +38,15 @@ pub struct PodDirectory {
     version: watch::Sender<u64>,
 }
 
+impl Pods {
+    /// The names of those that have not ended; none before a whole list has come.
+    fn live(&self) -> Option<BTreeSet<Arc<str>>> {
+        let live = self.by_name.iter().filter(|(_, known)| !known.gone);
+        self.synced
+            .then(|| live.map(|(name, _)| Arc::from(name.as_str())).collect())
+    }
+}
+
 /// Why a pod can't be found as it is said to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodProblem {
@@ -92,6 +101,19 @@ impl PodDirectory {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(problem),
             }
+        }
+    }
+
+    /// The pods that have not ended, as soon as a whole list has come.
+    pub async fn names(&self) -> BTreeSet<Arc<str>> {
+        let mut versions = self.version.subscribe();
+        loop {
+            versions.borrow_and_update();
+            if let Some(names) = self.lock().live() {
+                return names;
+            }
+            // This directory has the sender, so it can't be gone.
+            let _ = versions.changed().await;
         }
     }
 

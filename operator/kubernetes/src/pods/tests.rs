@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use futures::stream;
+use futures::{FutureExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{Error, Event};
 use serde_json::{Value, json};
@@ -207,4 +207,28 @@ async fn nothing_is_known_before_the_first_list_has_ended() {
     assert_eq!(admit().await, Err(PodProblem::NotSynced));
     told(&directory, vec![Ok(Event::Init), Ok(Event::InitDone)]).await;
     assert_eq!(admit().await, Err(PodProblem::Unknown));
+}
+
+#[tokio::test]
+async fn the_names_of_live_pods_are_told_once_a_whole_list_has_come() {
+    let directory = PodDirectory::default();
+    let waiting = tokio::spawn({
+        let directory = directory.clone();
+        async move { directory.names().await }
+    });
+    let ended = mk_pod("ended", "2", &json!({"phase": "Failed"}));
+    let events = vec![
+        Ok(Event::Init),
+        Ok(Event::InitApply(running("a", "1"))),
+        Ok(Event::InitApply(ended)),
+    ];
+    told(&directory, events).await;
+    assert!(
+        directory.names().now_or_never().is_none(),
+        "the list has not ended"
+    );
+    told(&directory, vec![Ok(Event::InitDone)]).await;
+    assert_eq!(waiting.await.unwrap(), ["a".into()].into());
+    told(&directory, vec![Ok(Event::Apply(running("b", "3")))]).await;
+    assert_eq!(directory.names().await, ["a".into(), "b".into()].into());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
@@ -92,6 +92,52 @@ impl Fixture {
         fixture
     }
 
+    /// UID of the ProverCluster.
+    pub(crate) async fn cluster_uid(&self) -> String {
+        let clusters: Api<ProverCluster> = Api::namespaced(self.client.clone(), &self.namespace);
+        clusters.get("main").await.unwrap().uid().unwrap()
+    }
+
+    /// A pod of a coordinator, as far as the API server knows.
+    pub(crate) async fn create_pod(&self, name: &str) {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
+        let account = json!({ "metadata": { "name": name } });
+        let account = serde_json::from_value(account).unwrap();
+        accounts.create(&PostParams::default(), &account).await.unwrap();
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pod = json!({
+            "metadata": { "name": name },
+            "spec": {
+                "serviceAccountName": name, "automountServiceAccountToken": false,
+                "containers": [{ "name": "coordinator", "image": "none" }],
+            },
+        });
+        let pod = serde_json::from_value(pod).unwrap();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    /// Waits until a pod has a role.
+    pub(crate) async fn until_role(&self, pod: &str, role: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let begin = std::time::Instant::now();
+        loop {
+            let found = pods.get(pod).await.unwrap();
+            if found
+                .labels()
+                .get(names::ROLE_LABEL)
+                .is_some_and(|told| told == role)
+            {
+                return;
+            }
+            assert!(
+                begin.elapsed() < SOON,
+                "{pod} did not become {role}: {:?}",
+                found.labels()
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     pub(crate) async fn create_namespace(&self, name: &str) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
@@ -118,6 +164,11 @@ impl Fixture {
     }
 
     pub(crate) async fn coordinator(&self) -> Coordinator {
+        self.replica("main-coordinator-0").await
+    }
+
+    /// A replica under the name of a pod.
+    pub(crate) async fn replica(&self, pod: &str) -> Coordinator {
         let stop = CancellationToken::new();
         let settings = Settings {
             namespace: self.namespace.clone(),
@@ -126,7 +177,9 @@ impl Fixture {
             store: store_url(self.folder.path()),
             access: Access::Secret(Secret::new(TOKEN)),
             metrics_address: "127.0.0.1:0".parse().unwrap(),
-            pod: Some("main-coordinator-0".to_owned()),
+            pod: pod.to_owned(),
+            pod_address: None,
+            cluster_uid: self.cluster_uid().await,
         };
         let (started, mut addresses) = watch::channel(None);
         let running = prover_kubernetes::run(settings, self.client.clone(), stop.clone(), Some(started));
@@ -140,7 +193,13 @@ impl Fixture {
         }
     }
 
+    /// A worker of a coordinator, as soon as that leads.
     pub(crate) async fn worker(&self, coordinator: &Coordinator) -> Worker {
+        let begin = std::time::Instant::now();
+        while !coordinator.get("/role").await.contains("leads") {
+            assert!(begin.elapsed() < SOON, "the coordinator does not lead");
+            tokio::time::sleep(POLL).await;
+        }
         Worker::start(
             coordinator.addresses.plane,
             TOKEN,

@@ -81,7 +81,8 @@ fn granted(identity: &Identity, metadata: &ObjectMeta, rules: Vec<PolicyRule>) -
     ]
 }
 
-/// In the namespace of the cluster: its own ProverCluster, its list of namespaces, its pods.
+/// In the namespace of the cluster: its own ProverCluster, its list of namespaces, its pods, at whose own one it says that
+/// it leads, and its Lease. No rule can name a pod or a Lease that does not exist yet.
 fn own_rules(identity: &Identity) -> Vec<PolicyRule> {
     vec![
         rule(
@@ -96,7 +97,14 @@ fn own_rules(identity: &Identity) -> Vec<PolicyRule> {
             &["get", "list", "watch"],
             Some(&names::namespaces_config(&identity.name)),
         ),
-        rule("", &["pods"], &["get", "list", "watch"], None),
+        rule("", &["pods"], &["get", "list", "watch", "patch"], None),
+        rule("coordination.k8s.io", &["leases"], &["create"], None),
+        rule(
+            "coordination.k8s.io",
+            &["leases"],
+            &["get", "update"],
+            Some(&names::coordinator_name(&identity.name)),
+        ),
         rule("events.k8s.io", &["events"], &["create", "patch"], None),
     ]
 }

@@ -104,11 +104,20 @@ pub(super) fn variable(name: &str, value: impl Into<String>) -> EnvVar {
 
 /// A variable with the name of the pod.
 pub(super) fn pod_name(name: &str) -> EnvVar {
+    of_pod(name, "metadata.name")
+}
+
+/// A variable with the address of the pod.
+pub(super) fn pod_address(name: &str) -> EnvVar {
+    of_pod(name, "status.podIP")
+}
+
+fn of_pod(name: &str, field: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
             field_ref: Some(ObjectFieldSelector {
-                field_path: "metadata.name".to_owned(),
+                field_path: field.to_owned(),
                 // As the API server fills it in.
                 api_version: Some("v1".to_owned()),
             }),

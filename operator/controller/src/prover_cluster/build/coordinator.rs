@@ -1,6 +1,6 @@
 //! The coordinator: its Deployment, its Service and the list of namespaces that it reads.
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, PodSpec,
     PodTemplateSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec, Volume,
@@ -10,17 +10,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use prover_crds::names;
 
 use super::container::{
-    METRICS_PORT_NAME, Needs, STORE_AUTHORITY_DIRECTORY, container_security, credentials, mount, pod_name,
-    pod_security, probes, read_only, users_variables,
+    METRICS_PORT_NAME, Needs, STORE_AUTHORITY_DIRECTORY, container_security, credentials, mount, pod_address,
+    pod_name, pod_security, probes, read_only, users_variables,
 };
 use super::metadata::{Labels, cluster_labels, coordinator_selector, labels, matching, owned};
 use super::revision::{pin_annotations, specification};
 use super::{Kind, Manifest, Pins, Surroundings, placement, volumes};
 use crate::prover_cluster::validate::{Bytes, Image, ValidatedCluster};
 
-/// Replicas until a second one can take over what the first knows.
-const REPLICAS: i32 = 1;
-/// Seconds that a coordinator has to tell its workers that it goes.
+/// Seconds that a coordinator has to hand over its lead and to tell its workers that it goes.
 const GRACE_SECONDS: i64 = 30;
 /// For temporary files; sources go to the store as a stream.
 const TEMPORARY_SIZE: Bytes = Bytes::gibi(1);
@@ -49,9 +47,32 @@ pub(super) fn namespaces(cluster: &ValidatedCluster, surroundings: &Surroundings
     Manifest::new(Kind::ConfigMap, &config)
 }
 
-/// Where workers and the operator find the coordinator. Headless, so that they see each replica; only ready ones are
-/// named, since one that has not caught up would have to turn everybody away.
-pub(super) fn service(cluster: &ValidatedCluster) -> Manifest {
+/// Where workers find the coordinators, and where everybody else finds the one that leads.
+///
+/// The first one is headless, so that workers see each replica, whether or not it is ready: a replica that follows names
+/// the one that leads, and a leader is served although its probes fail. The second one selects the label that a replica
+/// sets at its own pod when it takes over.
+pub(super) fn services(cluster: &ValidatedCluster) -> Vec<Manifest> {
+    let identity = &cluster.identity;
+    let all = ServiceSpec {
+        cluster_ip: Some("None".to_owned()),
+        publish_not_ready_addresses: Some(true),
+        selector: Some(coordinator_selector(identity)),
+        ..ServiceSpec::default()
+    };
+    let mut leading = coordinator_selector(identity);
+    leading.extend(labels([(names::ROLE_LABEL, names::LEADER)]));
+    let leader = ServiceSpec {
+        selector: Some(leading),
+        ..ServiceSpec::default()
+    };
+    vec![
+        service(cluster, names::coordinator_name(&identity.name), all),
+        service(cluster, names::leader_service(&identity.name), leader),
+    ]
+}
+
+fn service(cluster: &ValidatedCluster, name: String, spec: ServiceSpec) -> Manifest {
     let port = |name: &str, number: u16| ServicePort {
         name: Some(name.to_owned()),
         port: i32::from(number),
@@ -60,19 +81,13 @@ pub(super) fn service(cluster: &ValidatedCluster) -> Manifest {
         ..ServicePort::default()
     };
     let service = Service {
-        metadata: owned(
-            &cluster.identity,
-            names::coordinator_name(&cluster.identity.name),
-            component(),
-        ),
+        metadata: owned(&cluster.identity, name, component()),
         spec: Some(ServiceSpec {
-            cluster_ip: Some("None".to_owned()),
             ports: Some(vec![
                 port(PORT_NAME, names::COORDINATOR_PORT),
                 port(METRICS_PORT_NAME, names::METRICS_PORT),
             ]),
-            selector: Some(coordinator_selector(&cluster.identity)),
-            ..ServiceSpec::default()
+            ..spec
         }),
         ..Service::default()
     };
@@ -90,20 +105,28 @@ pub(super) fn deployment(cluster: &ValidatedCluster, surroundings: &Surroundings
     let deployment = Deployment {
         metadata,
         spec: Some(DeploymentSpec {
-            replicas: Some(REPLICAS),
+            replicas: Some(cluster.coordinator.replicas),
             revision_history_limit: Some(2),
             selector: matching(coordinator_selector(identity)),
-            // Two coordinators must never lead at once.
-            strategy: Some(DeploymentStrategy {
-                type_: Some("Recreate".to_owned()),
-                rolling_update: None,
-            }),
+            strategy: Some(strategy(cluster.coordinator.replicas)),
             template: template(cluster, surroundings, &pins.coordinator),
             ..DeploymentSpec::default()
         }),
         status: None,
     };
     Manifest::new(Kind::Deployment, &deployment)
+}
+
+/// A new replica has caught up before an old one goes. Where there are several, one may go before that, so that a cluster
+/// without room for one more is not stuck.
+fn strategy(replicas: i32) -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(1)),
+            max_unavailable: Some(IntOrString::Int(i32::from(replicas > 1))),
+        }),
+    }
 }
 
 /// What the specification says of the coordinator, whatever its image.
@@ -150,7 +173,7 @@ fn container(cluster: &ValidatedCluster, surroundings: &Surroundings, image: &Im
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     };
-    let mut env = vec![pod_name("PROVER_POD_NAME")];
+    let mut env = vec![pod_name("PROVER_POD_NAME"), pod_address("PROVER_POD_IP")];
     env.extend(credentials(&cluster.store));
     env.extend(users_variables(&cluster.coordinator.pod.env));
     let mut mounts = vec![
@@ -199,6 +222,7 @@ fn arguments(cluster: &ValidatedCluster, surroundings: &Surroundings) -> Vec<Str
         "coordinator".to_owned(),
         format!("--namespace={namespace}"),
         format!("--cluster={name}"),
+        format!("--cluster-uid={}", cluster.identity.uid),
         format!("--listen=0.0.0.0:{}", names::COORDINATOR_PORT),
         format!("--tls-directory={}", names::TLS_DIRECTORY),
         format!("--store={}", cluster.store.url),

@@ -71,7 +71,7 @@ pub fn build(cluster: &ValidatedCluster, surroundings: &Surroundings, pins: &Pin
     let mut manifests = access::accounts(cluster);
     manifests.extend(access::roles(cluster, surroundings));
     manifests.push(coordinator::namespaces(cluster, surroundings));
-    manifests.push(coordinator::service(cluster));
+    manifests.extend(coordinator::services(cluster));
     manifests.extend(network::policies(cluster, surroundings));
     manifests.extend(disruption::budgets(cluster));
     manifests.push(coordinator::deployment(cluster, surroundings, pins));

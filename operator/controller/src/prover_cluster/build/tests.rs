@@ -133,6 +133,7 @@ fn the_smallest_cluster_is_made_of_these_in_this_order() {
             "RoleBinding proving.rs:proving:main",
             "ConfigMap main-namespaces",
             "Service main-coordinator",
+            "Service main-coordinator-leader",
             "NetworkPolicy main-coordinator",
             "NetworkPolicy main-worker",
             "PodDisruptionBudget main-coordinator",
@@ -226,7 +227,9 @@ fn a_coordinator_may_look_after_jobs_and_read_single_sources_and_nothing_else() 
         [
             "proverclusters [main] get,list,watch",
             "configmaps [main-namespaces] get,list,watch",
-            "pods [] get,list,watch",
+            "pods [] get,list,watch,patch",
+            "leases [] create",
+            "leases [main-coordinator] get,update",
             "events [] create,patch",
         ]
     );
@@ -773,8 +776,11 @@ fn a_coordinator_is_told_all_it_needs() {
     let resources = built(&smallest());
     let deployment = &one(&resources, Kind::Deployment, "main-coordinator")["spec"];
     assert_eq!(
-        (&deployment["replicas"], &deployment["strategy"]["type"]),
-        (&json!(1), &json!("Recreate"))
+        (&deployment["replicas"], &deployment["strategy"]),
+        (
+            &json!(2),
+            &json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 1 } })
+        )
     );
     let container = &deployment["template"]["spec"]["containers"][0];
     assert_eq!(
@@ -783,6 +789,7 @@ fn a_coordinator_is_told_all_it_needs() {
             "coordinator",
             "--namespace=proving",
             "--cluster=main",
+            "--cluster-uid=11111111-2222-3333-4444-555555555555",
             "--listen=0.0.0.0:7000",
             "--tls-directory=/etc/prover/tls",
             "--store=s3://proofs",
@@ -792,7 +799,27 @@ fn a_coordinator_is_told_all_it_needs() {
     );
     let service = &one(&resources, Kind::Service, "main-coordinator")["spec"];
     assert_eq!(service["clusterIP"], "None");
-    assert!(service["publishNotReadyAddresses"].is_null());
+    assert_eq!(
+        service["publishNotReadyAddresses"], true,
+        "a leader is served although its probes fail"
+    );
+    assert!(service["selector"][names::ROLE_LABEL].is_null());
+    let leader = &one(&resources, Kind::Service, "main-coordinator-leader")["spec"];
+    assert_eq!(leader["selector"][names::ROLE_LABEL], names::LEADER);
+    assert!(leader["clusterIP"].is_null());
+    assert_eq!(leader["ports"], service["ports"]);
+}
+
+#[test]
+fn a_single_coordinator_is_replaced_only_by_one_that_has_caught_up() {
+    let mut cluster = smallest();
+    let one_replica = serde_json::from_value(json!({ "replicas": 1 })).unwrap();
+    cluster.spec.coordinator = Some(one_replica);
+    let resources = built(&cluster);
+    let deployment = &one(&resources, Kind::Deployment, "main-coordinator")["spec"];
+    assert_eq!(deployment["replicas"], 1);
+    let rolling = &deployment["strategy"]["rollingUpdate"];
+    assert_eq!(rolling, &json!({ "maxSurge": 1, "maxUnavailable": 0 }));
 }
 
 #[test]

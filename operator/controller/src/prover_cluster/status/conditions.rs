@@ -1,6 +1,7 @@
 //! The conditions of a ProverCluster and how they follow from each other.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use prover_crds::conditions::{
     APPLYING, COORDINATOR_READY, Conditions, DRAINING, Holds, NAMESPACES_SERVED, READY, STORE_READY,
     WORKERS_READY,
@@ -83,12 +84,23 @@ fn coordinator(facts: &Facts<'_>) -> Verdict {
     let available = deployment
         .and_then(|deployment| deployment.status.as_ref()?.available_replicas)
         .unwrap_or_default();
-    if available > 0 {
-        let message = "one coordinator runs; this version runs no second one beside it";
+    if let (1.., Some(leader)) = (available, facts.found.leader()) {
+        let message = match available - 1 {
+            0 => format!("{} leads; no other one could take over now", leader.name_any()),
+            others => format!(
+                "{} leads; {others} more could take over at once",
+                leader.name_any()
+            ),
+        };
         return Verdict::new(Holds::True, reasons::COORDINATOR_AVAILABLE, message);
     }
     match (&facts.troubles.coordinator, deployment) {
         (Some(trouble), _) => Verdict::new(Holds::False, trouble.reason, &trouble.message),
+        (None, Some(_)) if available > 0 => Verdict::new(
+            Holds::False,
+            reasons::NO_LEADER,
+            "a coordinator runs, but none leads: one takes over within seconds",
+        ),
         (None, Some(_)) => Verdict::new(
             Holds::False,
             reasons::PROGRESSING,
@@ -112,11 +124,21 @@ fn store(facts: &Facts<'_>) -> Verdict {
             reasons::STORE_REACHABLE,
             "the coordinator could use it when it tried last",
         ),
-        None => Verdict::new(
-            Holds::Unknown,
-            reasons::NO_LEADER,
-            "only a coordinator can tell, and the operator is connected to none",
-        ),
+        None => match facts.found.store_trouble() {
+            Some((reason, message)) => {
+                let known = reasons::ALL.iter().find(|known| **known == reason);
+                Verdict::new(
+                    Holds::False,
+                    known.copied().unwrap_or(reasons::STORE_FAILED),
+                    message,
+                )
+            }
+            None => Verdict::new(
+                Holds::Unknown,
+                reasons::NO_LEADER,
+                "only a coordinator can tell, and the operator is connected to none",
+            ),
+        },
     }
 }
 

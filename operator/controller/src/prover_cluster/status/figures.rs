@@ -183,20 +183,8 @@ fn coordinator(found: &Dereferenced, state: Option<&ClusterState>) -> Coordinato
     let ready = deployment
         .and_then(|deployment| deployment.status.as_ref()?.ready_replicas)
         .unwrap_or_default();
-    let is_ready = |pod: &k8s_openapi::api::core::v1::Pod| {
-        pod.labels()
-            .get(names::COMPONENT_LABEL)
-            .is_some_and(|component| component == names::COORDINATOR)
-            && pod.metadata.deletion_timestamp.is_none()
-            && pod
-                .status
-                .iter()
-                .flat_map(|status| status.conditions.iter().flatten())
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    };
-    let leader = found.pods.iter().find(|pod| is_ready(pod));
     CoordinatorStatus {
-        leader: leader.map(|pod| pod.name_any()),
+        leader: found.leader().map(|pod| pod.name_any()),
         epoch: state
             .map(|state| i64::try_from(state.epoch).unwrap_or(i64::MAX))
             .unwrap_or_default(),

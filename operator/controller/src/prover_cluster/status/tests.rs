@@ -23,7 +23,7 @@ fn found() -> Dereferenced {
             ..Namespaces::default()
         },
         deployments: vec![coordinator(1), workers(2)],
-        pods: Vec::new(),
+        pods: vec![leader()],
         present: BTreeMap::new(),
         state: Some(Arc::new(state(2))),
         namespace_goes: false,
@@ -57,6 +57,13 @@ fn pod(component: &str, status: &Value) -> Arc<Pod> {
         "status": status,
     });
     Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn leader() -> Arc<Pod> {
+    let mut pod = pod(names::COORDINATOR, &json!({})).as_ref().clone();
+    pod.labels_mut()
+        .insert(names::ROLE_LABEL.to_owned(), names::LEADER.to_owned());
+    Arc::new(pod)
 }
 
 fn waiting(reason: &str, message: &str) -> Value {
@@ -216,7 +223,10 @@ fn workers_are_missing_before_the_replicas_reach_what_the_group_shall_have_at_le
 
 #[test]
 fn a_wrong_image_is_told_with_its_name() {
-    let pods = vec![pod(names::WORKER, &waiting("ImagePullBackOff", "not found"))];
+    let pods = vec![
+        leader(),
+        pod(names::WORKER, &waiting("ImagePullBackOff", "not found")),
+    ];
     let found = Dereferenced {
         pods,
         state: Some(Arc::new(state(0))),
@@ -287,13 +297,78 @@ fn a_store_that_the_coordinator_cannot_use_any_more_is_told_in_its_words() {
 }
 
 #[test]
+fn who_leads_and_who_could_take_over_is_told() {
+    let alone = status(&found());
+    let (_, reason, message) = condition(&alone, words::COORDINATOR_READY);
+    assert_eq!(reason, reasons::COORDINATOR_AVAILABLE);
+    assert!(
+        message.contains("main-coordinator-x leads; no other"),
+        "{message}"
+    );
+    let told = alone.coordinator.unwrap();
+    assert_eq!(
+        (told.leader.as_deref(), told.epoch),
+        (Some("main-coordinator-x"), 3)
+    );
+    let two = status(&Dereferenced {
+        deployments: vec![coordinator(2), workers(2)],
+        ..found()
+    });
+    assert!(
+        condition(&two, words::COORDINATOR_READY)
+            .2
+            .contains("1 more could take over")
+    );
+    let between = status(&Dereferenced {
+        deployments: vec![coordinator(2), workers(2)],
+        pods: Vec::new(),
+        ..found()
+    });
+    assert_eq!(
+        (
+            condition(&between, words::COORDINATOR_READY).0,
+            condition(&between, words::COORDINATOR_READY).1
+        ),
+        ("False", reasons::NO_LEADER)
+    );
+}
+
+#[test]
+fn a_store_that_is_away_when_coordinators_begin_is_told_by_their_pods() {
+    let told = |trouble: &str| {
+        let mut pod = pod(names::COORDINATOR, &json!({})).as_ref().clone();
+        pod.annotations_mut()
+            .insert(names::STORE_TROUBLE_ANNOTATION.to_owned(), trouble.to_owned());
+        status(&Dereferenced {
+            deployments: vec![coordinator(0), workers(2)],
+            pods: vec![Arc::new(pod)],
+            state: None,
+            ..found()
+        })
+    };
+    let away = told("StoreUnreachable: no connection: refused");
+    let expected = ("False", reasons::STORE_UNREACHABLE, "no connection: refused");
+    assert_eq!(condition(&away, words::STORE_READY), expected);
+    let unfit = told("ConditionalWritesUnsupported: it overwrites");
+    assert_eq!(
+        condition(&unfit, words::STORE_READY).1,
+        reasons::CONDITIONAL_WRITES_UNSUPPORTED
+    );
+    assert_eq!(
+        condition(&told("Odd: word"), words::STORE_READY).1,
+        reasons::STORE_FAILED
+    );
+    assert_eq!(condition(&told("nonsense"), words::STORE_READY).0, "Unknown");
+}
+
+#[test]
 fn the_scheduler_and_the_quota_are_quoted() {
     let unscheduled = json!({ "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
     }] });
     let missing = || Some(Arc::new(state(1)));
     let found = Dereferenced {
-        pods: vec![pod(names::WORKER, &unscheduled)],
+        pods: vec![leader(), pod(names::WORKER, &unscheduled)],
         state: missing(),
         ..found()
     };
@@ -317,7 +392,7 @@ fn the_scheduler_and_the_quota_are_quoted() {
     .unwrap();
     let found = Dereferenced {
         deployments: vec![coordinator(1), Arc::new(refused)],
-        pods: Vec::new(),
+        pods: vec![leader()],
         state: missing(),
         ..found
     };

@@ -16,6 +16,8 @@ use url::Url;
 pub use error::ValidationError;
 pub use types::*;
 
+/// Coordinators of a cluster that does not say how many: one leads, the other is warm.
+const COORDINATORS: i32 = 2;
 /// What a coordinator asks for that does not say otherwise.
 const COORDINATOR_CPU: MilliCores = MilliCores(250);
 /// Memory of a coordinator: measured at less than a quarter of it with a job of 4,096 segments.
@@ -132,6 +134,7 @@ fn coordinator(cluster: &ProverCluster) -> Result<Coordinator, ValidationError> 
     overrides(&pod, "spec.coordinator.pod")?;
     let optional_image = |text: &String| image(text, "spec.coordinator.image");
     Ok(Coordinator {
+        replicas: coordinator.replicas.unwrap_or(COORDINATORS).max(1),
         image: coordinator.image.as_ref().map(optional_image).transpose()?,
         cpu: cores(resources.cpu.as_ref(), &at("cpu"))?.unwrap_or(COORDINATOR_CPU),
         memory: bytes(resources.memory.as_ref(), &at("memory"))?.unwrap_or(COORDINATOR_MEMORY),

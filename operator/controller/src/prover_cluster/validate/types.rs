@@ -84,6 +84,8 @@ pub struct Store {
 /// The coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coordinator {
+    /// How many there are, the one that leads among them.
+    pub replicas: i32,
     /// Its image, where the specification names one.
     pub image: Option<Image>,
     /// Cores that it asks for.
