@@ -11,4 +11,5 @@ mod life_cycle;
 mod proofs;
 mod scaling;
 mod support;
+mod takeover;
 mod whole_cluster;

@@ -1,19 +1,113 @@
 //! A coordinator, seen from outside: its metrics, and calls by hand.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::kubectl::{get, list};
 use super::objects::CLUSTER;
 use super::scene::{Scene, is_true};
+use super::steps::{eventually, name};
+
+/// Between two looks where moments are measured.
+const LOOK_CLOSELY: Duration = Duration::from_millis(50);
 
 /// The ready pods of the scene's coordinator.
 pub(crate) fn pods(scene: &Scene) -> Vec<Value> {
-    let selector = format!("proving.rs/cluster={CLUSTER},app.kubernetes.io/component=coordinator");
-    let mut pods = list(scene.namespace(), "pods", &selector);
+    let mut pods = all_pods(scene);
     pods.retain(|pod| is_true(pod, "Ready") && pod["metadata"]["deletionTimestamp"].is_null());
     pods
+}
+
+fn all_pods(scene: &Scene) -> Vec<Value> {
+    let selector = format!("proving.rs/cluster={CLUSTER},app.kubernetes.io/component=coordinator");
+    list(scene.namespace(), "pods", &selector)
+}
+
+/// The coordinator that leads: its pod by its label, its epoch by the status of its ProverCluster.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// Its pod.
+    pub(crate) pod: Value,
+    /// Its epoch in the log.
+    pub(crate) epoch: u64,
+}
+
+impl Leader {
+    /// The name of its pod.
+    pub(crate) fn name(&self) -> &str {
+        name(&self.pod)
+    }
+
+    /// None where nobody carries the label, or more than one as during a change.
+    fn of(scene: &Scene) -> Option<Leader> {
+        let selector = format!("proving.rs/cluster={CLUSTER},proving.rs/role=leader");
+        let mut labelled = list(scene.namespace(), "pods", &selector);
+        let pod = labelled.pop().filter(|_| labelled.is_empty())?;
+        let cluster = get(scene.namespace(), "provercluster", CLUSTER)?;
+        let epoch = cluster["status"]["coordinator"]["epoch"].as_u64()?;
+        Some(Leader { pod, epoch })
+    }
+}
+
+/// Waits for a leader of a higher epoch than that of `before`, for any where that is none.
+///
+/// # Panics
+/// There is none within `limit`.
+pub(crate) fn await_leader(scene: &Scene, before: Option<&Leader>, limit: Duration) -> Leader {
+    let least = before.map_or(0, |leader| leader.epoch + 1);
+    let mut found = None;
+    eventually(limit, || match Leader::of(scene) {
+        Some(leader) if leader.epoch >= least => {
+            found = Some(leader);
+            Ok(())
+        }
+        other => Err(format!("{other:?} leads, and not one of epoch {least} or more")),
+    });
+    found.expect("it was waited for")
+}
+
+/// Waits until a coordinator says itself that it leads in a later epoch, and gives its address.
+///
+/// # Panics
+/// None does within `limit`.
+pub(crate) fn await_lead(scene: &Scene, before: &Leader, limit: Duration) -> String {
+    // Also those that are not ready: a process that was killed may be the next leader.
+    let pods = all_pods(scene);
+    let addresses: Vec<&str> = pods
+        .iter()
+        .filter_map(|pod| pod["status"]["podIP"].as_str())
+        .collect();
+    let give_up = Instant::now() + limit;
+    loop {
+        let leads = |address: &&&str| epoch_at(address).is_some_and(|epoch| epoch > before.epoch);
+        if let Some(address) = addresses.iter().find(leads) {
+            return (*address).to_owned();
+        }
+        assert!(
+            Instant::now() < give_up,
+            "after {limit:?} none of {addresses:?} leads"
+        );
+        std::thread::sleep(LOOK_CLOSELY);
+    }
+}
+
+/// The epoch of a coordinator that leads; none where it follows or does not answer.
+fn epoch_at(address: &str) -> Option<u64> {
+    let asking = ["--silent", "--noproxy", "*", "--max-time", "1"];
+    let output = Command::new("curl")
+        .args(asking)
+        .arg(format!("http://{address}:9090/role"))
+        .output()
+        .expect("curl can be started");
+    let role = String::from_utf8_lossy(&output.stdout);
+    role.trim().strip_prefix("leads ")?.parse().ok()
+}
+
+/// Attempts that a coordinator has sent to workers since it leads.
+pub(crate) fn assignments_at(address: &str) -> f64 {
+    metric_at(address, "prover_coordinator_assignments_total")
 }
 
 fn address(scene: &Scene) -> String {
@@ -38,10 +132,21 @@ fn curl(arguments: &[&str]) -> String {
 
 /// The sum of the metrics whose line begins with this, after `prover_coordinator_`.
 pub(crate) fn metric(scene: &Scene, name: &str) -> f64 {
-    let text = curl(&[&format!("http://{}:9090/metrics", address(scene))]);
-    let prefix = format!("prover_coordinator_{name}");
+    metric_at(&address(scene), &format!("prover_coordinator_{name}"))
+}
+
+/// The sum of an agent's metrics whose line begins with this, after `prover_agent_`.
+pub(crate) fn worker_metric(pod: &Value, name: &str) -> f64 {
+    let address = pod["status"]["podIP"]
+        .as_str()
+        .expect("a running pod has an address");
+    metric_at(address, &format!("prover_agent_{name}"))
+}
+
+fn metric_at(address: &str, prefix: &str) -> f64 {
+    let text = curl(&[&format!("http://{address}:9090/metrics")]);
     text.lines()
-        .filter(|line| line.starts_with(&prefix))
+        .filter(|line| line.starts_with(prefix))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum()
 }

@@ -49,6 +49,12 @@ impl Cluster {
         }))
     }
 
+    /// So many coordinators instead of one.
+    pub(crate) fn coordinators(mut self, replicas: u64) -> Self {
+        self.0["spec"]["coordinator"]["replicas"] = json!(replicas);
+        self
+    }
+
     /// Jobs may come from all namespaces of the scene.
     pub(crate) fn of_all_namespaces(self, scene: &Scene) -> Self {
         self.spec(

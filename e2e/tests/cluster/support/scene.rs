@@ -11,11 +11,14 @@ use prover_e2e::workspace;
 use serde_json::{Value, json};
 
 use super::kubectl::{self, apply, get, kubectl, list, try_kubectl};
+use super::steps::{await_rollout, eventually};
 use super::store;
 
 /// Scenes that take something from the whole cluster (operator, MinIO, API server) are alone in it.
 static CLUSTER: RwLock<()> = RwLock::new(());
 
+/// From the start of the API server to its first answer.
+const API_SERVER_BACK: Duration = Duration::from_secs(60);
 /// How long a namespace may take to go: workers drain, then their pods end.
 const NAMESPACE_GONE: Duration = Duration::from_secs(120);
 
@@ -142,7 +145,7 @@ impl Scene {
         for namespace in std::mem::take(&mut self.namespaces) {
             kubectl::await_gone(&namespace, "namespace", &namespace, NAMESPACE_GONE);
         }
-        self.note_time(&format!(
+        self.note(&format!(
             "{:6.1} s, and {:5.1} s to remove it",
             proved.as_secs_f64(),
             (self.begun.elapsed() - proved).as_secs_f64()
@@ -150,7 +153,7 @@ impl Scene {
     }
 
     /// Adds a line to the file of the run's times, which the script that runs all scenes shows at its end.
-    fn note_time(&self, took: &str) {
+    pub(crate) fn note(&self, took: &str) {
         let Some(path) = std::env::var_os("E2E_TIMES") else {
             return;
         };
@@ -241,16 +244,19 @@ pub(crate) fn await_operator() {
         get(OPERATOR_NAMESPACE, "deployment", OPERATOR).is_some(),
         "the operator is not installed: run `make cluster-up cluster-install`"
     );
-    kubectl(&[
-        "rollout",
-        "status",
-        "deployment",
-        OPERATOR,
-        "--namespace",
-        OPERATOR_NAMESPACE,
-        "--timeout",
-        "120s",
-    ]);
+    await_rollout(OPERATOR_NAMESPACE, OPERATOR);
+}
+
+/// Waits until the API server answers again.
+pub(crate) fn await_api_server() {
+    eventually(API_SERVER_BACK, || {
+        let output = try_kubectl(&["get", "--raw", "/readyz"]);
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    });
 }
 
 /// A status of an object, as kubectl gives it.
@@ -283,4 +289,16 @@ fn random() -> String {
         "{:05x}",
         (nanoseconds ^ std::process::id().rotate_left(7)) & 0xf_ffff
     )
+}
+
+/// Some time up to a limit. What follows happens at a moment of its own in every run; the time is told, since it is of
+/// interest where a run fails.
+pub(crate) fn random_pause(limit: Duration) -> Duration {
+    let nanoseconds = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
+    let pause = limit.mul_f64(f64::from(nanoseconds % 1_000_000) / 1e6);
+    eprintln!("a pause of {pause:?}");
+    pause
 }
