@@ -162,7 +162,7 @@ impl Load {
         self.listen()?;
         let said = std::mem::take(&mut self.said);
         let mut said = said.into_iter();
-        while said.len() > 0 {
+        loop {
             for (at, message) in said.by_ref().take(COMMANDS_PER_TURN) {
                 let Worker {
                     connected,
@@ -178,13 +178,16 @@ impl Load {
                     self.engine.handle(command);
                 }
             }
-            self.engine.run_timers();
             for group in self.engine.take_records() {
                 self.record_bytes += group.iter().map(|record| record.encode().len()).sum::<usize>();
             }
             self.engine.committed(self.engine.recorded());
+            // Ends the turn: what it has for workers goes to their streams.
+            self.engine.run_timers();
+            if said.len() == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn run_job(&mut self, name: &str) -> Result<(), LiveError> {
