@@ -176,6 +176,7 @@ fn held_attempt(held: &wire::HeldAttempt, devices: &[Arc<str>]) -> Result<HeldAt
         task: TaskId(held.task_id),
         device,
         number: held.attempt_number,
+        epoch: held.plan_epoch,
         started: held.started,
         completed: held.completed,
     })
@@ -534,12 +535,14 @@ mod tests {
             task_id: 5,
             device_id: device_id.to_owned(),
             attempt_number: 2,
+            plan_epoch: 3,
         };
         let told = |device| HeldAttempt {
             attempt: AttemptId(7),
             task: TaskId(5),
             device,
             number: 2,
+            epoch: 3,
             started: true,
             completed: false,
         };

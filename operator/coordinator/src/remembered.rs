@@ -32,7 +32,7 @@ pub struct ShellFact {
     #[prost(string, tag = "1")]
     pub uid: String,
     /// What is so.
-    #[prost(oneof = "ShellChange", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "ShellChange", tags = "2, 3, 4, 5, 6")]
     pub change: Option<ShellChange>,
 }
 
@@ -51,7 +51,15 @@ pub enum ShellChange {
     /// What its attempts took, as it stands.
     #[prost(message, tag = "5")]
     Used(JobUsed),
+    /// It ended without having been taken. Nothing is remembered of it: who writes this knows by it that nobody else
+    /// leads, before it deletes anything.
+    #[prost(message, tag = "6")]
+    NotTaken(JobNotTaken),
 }
+
+/// A job that was not taken.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JobNotTaken {}
 
 /// A job as it was taken.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -218,7 +226,7 @@ impl Memory {
             Some(ShellChange::Executed(report)) => job.executed = Some(report),
             Some(ShellChange::Proved(report)) => job.proved = Some(report),
             Some(ShellChange::Used(used)) => job.used = used,
-            Some(ShellChange::Taken(_)) | None => {}
+            Some(ShellChange::Taken(_) | ShellChange::NotTaken(_)) | None => {}
         }
     }
 

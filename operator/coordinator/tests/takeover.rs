@@ -106,6 +106,7 @@ fn mk_held(assign: &wire::Assign, completed: bool) -> wire::HeldAttempt {
         task_id: assign.task_id,
         device_id: assign.device_id.clone(),
         attempt_number: assign.attempt_number,
+        plan_epoch: assign.plan_epoch,
     }
 }
 
@@ -273,6 +274,62 @@ async fn a_leader_that_was_stopped_and_wakes_up_says_nothing_more() {
     let view = finished(&job).await;
     assert_eq!(view.phase, Phase::Succeeded);
     assert!(view.tasks.iter().all(|task| task.attempts == 1), "{view:#?}");
+}
+
+#[tokio::test]
+async fn a_verdict_about_a_proof_that_was_never_committed_is_reached_again() {
+    let folder = mk_folder();
+    let first = mk_leader(&folder).await;
+    let mut worker = FakeWorker::connect_as(&first, mk_hello_with(Vec::new(), 0)).await;
+    first.submit(mk_risc0_job("handed-on")).await;
+    worker.plan(1).await;
+    let prove = worker.expect_assign_of("prove").await;
+    worker.start(&prove).await;
+    worker.succeed(&prove).await;
+    assert!(worker.expect_acknowledgement(prove.attempt_id).await);
+    first.log.set(Gate::Held);
+    let join = worker.expect_assign_of("join").await;
+    worker.start(&join).await;
+    worker.succeed(&join).await;
+    let verify = worker.expect_assign_of("verify").await;
+    worker.start(&verify).await;
+
+    let next = mk_leader(&folder).await;
+    let held = vec![mk_held(&join, true), mk_held(&verify, true)];
+    let mut worker = FakeWorker::connect_as(&next, mk_hello_with(held, 1)).await;
+    let job = next.submit(mk_risc0_job("handed-on")).await;
+    // The next leader hears of the verdict before it hears of the proof.
+    worker.succeed(&verify).await;
+    assert!(!worker.expect_acknowledgement(verify.attempt_id).await);
+    worker.succeed(&join).await;
+    assert!(worker.expect_acknowledgement(join.attempt_id).await);
+    tokio::spawn(worker.work(1));
+    let view = finished(&job).await;
+    assert_eq!(view.phase, Phase::Succeeded, "{view:#?}");
+}
+
+#[tokio::test]
+async fn a_stale_leader_without_workers_deletes_nothing_of_a_job_that_it_never_took() {
+    let folder = mk_folder();
+    let stale = mk_leader(&folder).await;
+    stale.log.set(Gate::Held);
+    let next = mk_leader(&folder).await;
+    let waiting = stale.submit(mk_risc0_job("contested")).await;
+    let job = next.submit(mk_risc0_job("contested")).await;
+    // It knows no backend and has written nothing, so it has not heard that another one leads.
+    waiting.cancel().await.unwrap();
+    stale.log.set(Gate::Open);
+    stale
+        .until_role("the stale leader is fenced", |role| *role == Role::Fenced)
+        .await;
+    assert_eq!(waiting.view().phase, Phase::Queued);
+    let mut worker = FakeWorker::connect_as(&next, mk_hello_with(Vec::new(), 0)).await;
+    let plan = worker.expect_assign_of("plan").await;
+    for input in &plan.inputs {
+        let key = Key::new(input.key.as_str()).unwrap();
+        next.store.stat(&key).await.unwrap();
+    }
+    assert!(!plan.inputs.is_empty() && job.view().phase != Phase::Failed);
 }
 
 #[tokio::test]

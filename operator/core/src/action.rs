@@ -95,6 +95,8 @@ pub struct Assignment {
     pub task: TaskId,
     /// Counted from 1 within its task.
     pub number: u32,
+    /// Epoch of its task: it is another one once the job, or what submitted the task, has begun anew.
+    pub epoch: u32,
     /// Fetched ahead: all slots of the device are taken. A device starts what it was given in the order in which it
     /// was given, each as soon as there is a slot.
     pub prefetch: bool,

@@ -296,6 +296,7 @@ impl State {
             job: self.job_id(entry.job),
             task: TaskId(self.tasks.id(entry.task)),
             number: entry.number,
+            epoch: task.epoch,
             prefetch,
             alone: entry.alone,
             replans: job.replans,
@@ -672,10 +673,8 @@ impl State {
             // The first valid result counts, even under a lost lease, unless the plan is another one by now.
             Lease::Lost => {
                 let entry = &self.tasks[task];
-                (
-                    !entry.stage.is_terminal() && self.jobs[entry.job].may_run(),
-                    false,
-                )
+                let counts = !self.attempts[attempt].discarded && !entry.stage.is_terminal();
+                (counts && self.jobs[entry.job].may_run(), false)
             }
         };
         if again {

@@ -423,6 +423,12 @@ impl State {
         if current != NONE {
             self.stop_attempt(current, StopReason::Replanned, out);
         }
+        // Whoever was lost before may still come back or report: what it submitted is dropped, so it has not succeeded.
+        for attempt in self.attempts_of(job) {
+            let entry = &mut self.attempts[attempt];
+            entry.discarded |= entry.task == parent;
+        }
+        self.fence(parent, out);
         if self.jobs[job].root == parent {
             self.release_reservation(job);
         }

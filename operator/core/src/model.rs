@@ -256,6 +256,8 @@ pub struct HeldAttempt {
     pub device: Option<DeviceIndex>,
     /// Counted from 1 within its task, as it was told with the assignment.
     pub number: u32,
+    /// Epoch of its task, as it was told with the assignment.
+    pub epoch: u32,
     /// Whether it had left the prefetch queue.
     pub started: bool,
     /// Whether it is completed and only waits for the acknowledgement.

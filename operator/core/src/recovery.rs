@@ -803,7 +803,8 @@ impl State {
             .attempts
             .get(entry.current)
             .is_none_or(|current| rank(current) < (held.number, held.attempt.0));
-        let wanted = !ended && held.number > entry.fence && newer && self.jobs[job].may_run();
+        let same_plan = held.epoch == entry.epoch;
+        let wanted = !ended && same_plan && held.number > entry.fence && newer && self.jobs[job].may_run();
         let place = if held.completed {
             self.place_completed(attempt, worker).filter(|_| wanted)
         } else {
@@ -939,6 +940,8 @@ impl State {
     ) {
         let task = self.attempts[attempt].task;
         let entry = &mut self.tasks[task];
+        // What an attempt of another plan submitted is dropped, or was never recorded.
+        self.attempts[attempt].discarded = held.epoch != entry.epoch;
         if !entry.stage.is_terminal() && held.number > entry.attempts {
             entry.attempts = held.number;
             self.fence(task, out);

@@ -30,6 +30,8 @@ impl State {
             && !task.sent
             && !task.submits
             && !task.alone
+            // It may have outlived the leader that knew what it had waited for.
+            && task.pending == 0
             && self.jobs[entry.job].root != entry.task
             && !self.twins.contains_key(&entry.task)
     }

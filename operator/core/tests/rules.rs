@@ -1121,6 +1121,7 @@ fn a_device_that_was_reserved_for_a_suspect_takes_others_when_the_suspect_found_
         task: hand.task(job, name),
         device,
         number: 1,
+        epoch: 0,
         started: true,
         completed: false,
     };
@@ -1160,6 +1161,7 @@ fn a_suspect_that_completed_while_its_stream_was_broken_leaves_its_device_to_oth
         task: hand.task(job, name),
         device,
         number: 1,
+        epoch: 0,
         started: true,
         completed,
     };
@@ -1688,6 +1690,7 @@ impl Hand {
             task,
             device: Some(DeviceIndex(0)),
             number,
+            epoch: self.state.task(task).unwrap().epoch,
             started: true,
             completed: false,
         }
@@ -1725,6 +1728,7 @@ fn planner(hand: &Hand, root: AttemptId) -> HeldAttempt {
         task: hand.state.attempt(root).unwrap().task,
         device: None,
         number: 1,
+        epoch: 0,
         started: true,
         completed: false,
     }
@@ -1937,6 +1941,7 @@ fn the_second_attempt_of_a_straggler_is_counted_alike_by_a_leader_and_its_succes
         task,
         device: given[0].device,
         number: 2,
+        epoch: 0,
         started: true,
         completed: false,
     };
@@ -1971,6 +1976,42 @@ fn nothing_is_recorded_unless_it_is_asked_for() {
     hand.succeed(root);
     hand.tell(Event::JobCancelled { job });
     assert!(hand.facts().is_empty());
+}
+
+/// A planner whose worker is lost, and whose job is planned again meanwhile.
+fn planner_of_an_earlier_plan() -> (Hand, JobId, AttemptId) {
+    let mut hand = recorded();
+    hand.worker(1, named("one", small()));
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    hand.worker(2, named("two", small()));
+    hand.tell(Event::WorkerGone { worker: WorkerId(1) });
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::AttemptStarted { attempt });
+    hand.fail(attempt, FailureClass::OutOfMemory);
+    assert_eq!(hand.state.job(job).unwrap().replans, 1);
+    (hand, job, root)
+}
+
+#[test]
+fn a_planner_of_an_earlier_plan_does_not_succeed_for_the_new_one() {
+    let (mut before, job, root) = planner_of_an_earlier_plan();
+    let held = HeldAttempt {
+        completed: true,
+        ..planner(&before, root)
+    };
+    // It reports to the same leader, and to the next one.
+    let mut next = before.taken_over(2);
+    next.comes_back(11, "one", small(), vec![held]);
+    for hand in [&mut before, &mut next] {
+        let actions = hand.succeed(root);
+        let accepted = |action: &Action| matches!(action, Action::CompletionJudged { accepted: true, .. });
+        assert!(!actions.iter().any(accepted), "{actions:?}");
+        assert_ne!(
+            hand.state.task(hand.state.job(job).unwrap().root).unwrap().state,
+            TaskState::Succeeded
+        );
+    }
 }
 
 #[test]

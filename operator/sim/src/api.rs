@@ -89,6 +89,15 @@ pub(crate) struct Api {
     pub(crate) jobs: BTreeMap<Arc<str>, ProofJob>,
     version: u64,
     pub(crate) away_until: u64,
+    pub(crate) lease: Lease,
+}
+
+/// The hint at who leads.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    /// Replica and its process.
+    pub(crate) holder: Option<(usize, u64)>,
+    pub(crate) renewed_at: u64,
 }
 
 impl World {
@@ -154,6 +163,16 @@ impl World {
             let delay = if self.random.chance(100) { 2_000 } else { 50 };
             let after = self.random.between(1, delay);
             self.for_replica(replica, after, replica::Happening::Watched(Box::new(job.clone())));
+        }
+    }
+
+    /// A process begins to watch: it is shown everything that there is.
+    pub(crate) fn show_all_jobs(&mut self, replica: usize) {
+        let jobs: Vec<ProofJob> = self.api.jobs.values().cloned().collect();
+        let wait = self.api.away_until.saturating_sub(self.now);
+        for job in jobs {
+            let after = wait + self.random.between(1, 500);
+            self.for_replica(replica, after, replica::Happening::Watched(Box::new(job)));
         }
     }
 

@@ -50,6 +50,8 @@ struct AttemptRecord {
     place: usize,
     process: u64,
     sent_at: u64,
+    /// Whoever gave it away led, as far as the log knows.
+    by_leader: bool,
     stop_sent: bool,
     /// Its worker has reported its end, or died with it.
     ended: bool,
@@ -72,8 +74,8 @@ struct JobRecord {
     /// The user has cancelled it or deleted it.
     cancelled: bool,
     deadline: bool,
-    /// When a coordinator was told to cancel it.
-    cancel_told: Option<u64>,
+    /// Which coordinator process was told last to cancel it, and when.
+    cancel_told: Option<((usize, u64), u64)>,
     ended: Option<ApiPhase>,
     proof: Option<Arc<str>>,
 }
@@ -95,6 +97,13 @@ pub(crate) struct Ledger {
     /// The last heartbeat of each agent process whose stream is open, as it was heard.
     heard: BTreeMap<(usize, u64), Heard>,
     deleted: BTreeSet<Arc<str>>,
+    /// The process that began the last epoch.
+    leader: Option<(usize, u64)>,
+    /// The last object of the log.
+    last_sequence: Option<u64>,
+    /// Processes that ended while they led. Deletes that they had not carried out are left to the sweep of the
+    /// job's prefix, which is not simulated.
+    lost_leaders: u64,
     /// The last stage is over and nothing was left.
     pub(crate) clean: bool,
 }
@@ -129,6 +138,11 @@ impl Ledger {
         }
     }
 
+    pub(crate) fn replica_ended(&mut self, replica: usize, led: bool) {
+        self.lost_leaders += u64::from(led);
+        self.heard.retain(|_, heard| heard.replica != replica);
+    }
+
     pub(crate) fn wished(&mut self, uid: &Arc<str>, what: Wish, _now: u64) {
         let job = self.jobs.entry(uid.clone()).or_default();
         match what {
@@ -158,8 +172,23 @@ impl World {
                     self.check_stop_sent(*attempt);
                 }
             }
-            Down::Acknowledged(told) if told.accepted => self.check_accepted(told.attempt_id),
+            Down::Acknowledged(told) if told.accepted => self.check_accepted(replica, told.attempt_id),
             _ => {}
+        }
+    }
+
+    /// What is told to stop in a turn is known before what is given away in it: the order between workers means nothing.
+    pub(crate) fn check_stops_sent(&mut self, messages: &[(u64, usize, u64, Option<Down>)]) {
+        for (_, _, _, message) in messages {
+            match message {
+                Some(Down::Stop(stop)) => self.check_stop_sent(stop.attempt_id),
+                Some(Down::Welcome(welcome)) => {
+                    for attempt in &welcome.stop {
+                        self.check_stop_sent(*attempt);
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
@@ -199,15 +228,19 @@ impl World {
         if self.ledger.attempts.contains_key(&id) {
             return self.violated("attempt-ids", format!("attempt {id} is assigned a second time"));
         }
+        let teller = (replica, self.replicas[replica].incarnation);
+        let leads = self.leads(replica);
         let job = self.ledger.jobs.entry(uid.clone()).or_default();
-        if job.cancel_told.is_some() || job.ended.is_some() {
+        if !leads {
+            // Recorded below, judged by nobody.
+        } else if job.cancel_told.is_some_and(|(told, _)| told == teller) || job.ended.is_some() {
             let words = format!("{} of {uid} is assigned after its job was over", work.name());
             return self.violated("cancel", words);
         }
         let task = self.ledger.tasks.entry(key.clone()).or_default();
         let (accepted, others) = (task.accepted, task.attempts.clone());
         task.attempts.push(id);
-        if let Some(accepted) = accepted {
+        if let Some(accepted) = accepted.filter(|_| leads) {
             let words = format!(
                 "{} of {uid} is assigned again as attempt {id}, though attempt {accepted} was acknowledged",
                 work.name()
@@ -216,7 +249,7 @@ impl World {
         }
         let live: Vec<u64> = others
             .into_iter()
-            .filter(|other| self.is_surely_live(replica, *other))
+            .filter(|other| leads && self.is_surely_live(replica, *other))
             .collect();
         let allowed = usize::from(self.limits.speculate_after_percent > 0);
         if let Some(other) = live.first().filter(|_| live.len() > allowed) {
@@ -234,6 +267,7 @@ impl World {
                 place,
                 process,
                 sent_at: self.now,
+                by_leader: leads,
                 stop_sent: false,
                 ended: false,
                 succeeded: false,
@@ -260,7 +294,8 @@ impl World {
         })
     }
 
-    fn check_accepted(&mut self, attempt: u64) {
+    fn check_accepted(&mut self, replica: usize, attempt: u64) {
+        let teller = (replica, self.replicas[replica].incarnation);
         let Some(record) = self.ledger.attempts.get(&attempt) else {
             return self.violated(
                 "acknowledged",
@@ -274,8 +309,9 @@ impl World {
         let (key, delivered) = (record.task.clone(), record.delivered_at);
         let (uid, work) = (key.0.clone(), key.1);
         let job = self.ledger.jobs.entry(uid.clone()).or_default();
-        if let (Some(told), Some(delivered)) = (job.cancel_told, delivered)
-            && told < delivered
+        if let (Some((told, since)), Some(delivered)) = (job.cancel_told, delivered)
+            && told == teller
+            && since < delivered
         {
             let words = format!(
                 "a result of {} of {uid} counts, though its job was cancelled before",
@@ -308,6 +344,7 @@ impl World {
                 .attempts
                 .values()
                 .filter(|attempt| attempt.device == Some(index) && attempt.is_in_child())
+                .filter(|attempt| !attempt.is_stopping() || attempt.assign.epoch == worker.highest_epoch())
                 .collect();
             let vram: u64 = running.iter().map(|attempt| attempt.assign.vram_bytes).sum();
             if vram > device.vram_bytes {
@@ -326,6 +363,11 @@ impl World {
             }
         }
         for attempt in worker.attempts.values().filter(|attempt| attempt.is_in_child()) {
+            // Known gap: what a leader gave away and never committed is unknown to the next one, which has it stopped
+            // but can't book its memory until it has left.
+            if attempt.is_stopping() && attempt.assign.epoch < worker.highest_epoch() {
+                continue;
+            }
             host += attempt.assign.host_memory_bytes;
         }
         if host > worker.host_memory_bytes {
@@ -372,7 +414,8 @@ impl World {
         let job = self.ledger.jobs.get(&uid);
         let over = job.is_some_and(|job| job.cancelled || job.deadline || job.ended.is_some());
         let deleted = self.ledger.deleted.contains(key);
-        if last && !record.stop_sent && !over && deleted && self.plan_is_current(&uid, &work) {
+        let counts = last && record.by_leader && !record.stop_sent;
+        if counts && !over && deleted && self.plan_is_current(&uid, &work) {
             let words = format!(
                 "{key} was deleted before attempt {attempt} of {} of {uid} had read it",
                 work.name()
@@ -417,8 +460,11 @@ impl World {
         if job.ended.is_some() {
             return;
         }
-        job.cancel_told.get_or_insert(now);
         let incarnation = self.replicas[replica].incarnation;
+        let told = (replica, incarnation);
+        if job.cancel_told.is_none_or(|(before, _)| before != told) {
+            job.cancel_told = Some((told, now));
+        }
         let uid = uid.clone();
         self.after(
             WITHIN,
@@ -449,6 +495,31 @@ impl World {
     }
 
     // ---- store and API server ----
+
+    /// An object of the log was created: by the process that began the last epoch, or to begin the next one.
+    pub(crate) fn check_log_created(&mut self, replica: usize, incarnation: u64, begins: bool, name: &str) {
+        let sequence: u64 = name.trim_start_matches("log/").parse().unwrap_or(0);
+        let last = self.ledger.last_sequence;
+        // What a checkpoint covers and deleted may be created again, by a request that was long on its way or by a
+        // reader that was passed: it looks for a checkpoint afterwards, and nobody else reads it.
+        if last.is_some_and(|last| sequence <= last) {
+            return;
+        }
+        self.ledger.last_sequence = Some(sequence);
+        let writer = (replica, incarnation);
+        if begins {
+            self.ledger.leader = Some(writer);
+        } else if self.ledger.leader != Some(writer) {
+            let words = format!("r{replica} created {name} though another one leads since");
+            self.violated("stale-epoch", words);
+        }
+    }
+
+    /// Whether a process began the last epoch. Another one may believe that it leads until its next write fails:
+    /// what it gives away meanwhile can't be prevented, but nothing of it may ever count.
+    fn leads(&self, replica: usize) -> bool {
+        self.ledger.leader == Some((replica, self.replicas[replica].incarnation))
+    }
 
     pub(crate) fn check_deleted(&mut self, key: &Arc<str>) {
         self.ledger.deleted.insert(key.clone());
@@ -568,7 +639,7 @@ impl World {
 
     fn judge_stopped(&mut self, uid: &Arc<str>, replica: usize, since: u64) {
         let paused = self.replicas[replica].paused_until + WITHIN > self.now;
-        if paused || self.replicas[replica].lead.is_none() {
+        if paused || self.replicas[replica].lead.is_none() || !self.leads(replica) {
             return;
         }
         let running: Vec<u64> = self
@@ -607,7 +678,7 @@ impl World {
         }
         self.judge_stopped(uid, replica, deadline);
         let paused = self.replicas[replica].paused_until + WITHIN > self.now;
-        if !paused && self.replica_says_unfinished(replica, uid) {
+        if !paused && self.leads(replica) && self.replica_says_unfinished(replica, uid) {
             self.violated("deadline", format!("{uid} goes on a second after its deadline"));
         }
     }
@@ -620,12 +691,16 @@ impl World {
             .values()
             .filter_map(|job| job.proof.clone())
             .collect();
+        if let Some(lost) = proofs.iter().find(|key| !self.store.objects.contains_key(*key)) {
+            let words = format!("{lost} is the proof of a job and is not in the store");
+            return self.violated("retained", words);
+        }
         let mut left = Vec::new();
         for (key, object) in &self.store.objects {
-            if proofs.contains(key) || matches!(object, Object::Torn) {
+            if proofs.contains(key) || matches!(object, Object::Torn | Object::Bytes(_)) {
                 continue;
             }
-            if !self.is_left_over(key) {
+            if self.ledger.lost_leaders == 0 && !self.is_left_over(key) {
                 left.push(key.to_string());
             }
         }

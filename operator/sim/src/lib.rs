@@ -9,6 +9,7 @@
 mod api;
 mod check;
 mod faults;
+mod log;
 mod model;
 mod network;
 mod random;
@@ -52,6 +53,9 @@ pub fn run(seed: u64, keep_trace: bool) -> Outcome {
             .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()))
             .unwrap_or_default();
         world.violated("assertions", words);
+    }
+    if keep_trace && world.violation.is_some() {
+        world.tell_beliefs();
     }
     Outcome {
         violation: world.violation.take(),

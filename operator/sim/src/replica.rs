@@ -36,6 +36,17 @@ const DELETE_AGAIN: u64 = 1_000;
 pub(crate) enum Happening {
     /// The engine wanted to be woken.
     Wake,
+    /// The log wanted to be woken.
+    LogWake,
+    /// The store answers a request of the log.
+    LogAnswer {
+        id: prover_log::RequestId,
+        answer: prover_log::Answer,
+    },
+    /// It looks at the Lease.
+    LeaseTick,
+    /// The watches of jobs and pods have shown everything that there is.
+    Synced,
     /// A job changed, as the watch of the API server says.
     Watched(Box<ProofJob>),
     /// The answer to a status write.
@@ -87,7 +98,12 @@ struct Session {
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) epoch: u64,
-    engine: Engine,
+    pub(crate) engine: Engine,
+    /// Records that the log was given, and those that it has.
+    pub(crate) appended: u64,
+    pub(crate) committed: u64,
+    /// All jobs that exist were submitted.
+    synced: bool,
     clock: Arc<VirtualClock>,
     sessions: BTreeMap<u64, Session>,
     views: BTreeMap<Arc<str>, watch::Receiver<Arc<JobView>>>,
@@ -106,6 +122,14 @@ pub(crate) struct Replica {
     pub(crate) incarnation: u64,
     pub(crate) up: bool,
     pub(crate) paused_until: u64,
+    /// When this process began.
+    pub(crate) born: u64,
+    pub(crate) machine: Option<prover_log::Machine>,
+    /// What the log says so far.
+    pub(crate) known: Option<prover_coordinator::engine::Replica>,
+    pub(crate) taking_over: bool,
+    pub(crate) log_wake_at: Option<u64>,
+    pub(crate) followed_at: u64,
     /// What its clock is ahead of the true time, plus the origin.
     pub(crate) clock_ahead: u64,
     pub(crate) lead: Option<Box<Lead>>,
@@ -116,40 +140,48 @@ pub(crate) struct Replica {
 impl World {
     pub(crate) fn start_replicas(&mut self, setting: &mut Random) {
         let skew = self.faults.clock_skew;
-        self.replicas.push(Replica {
-            incarnation: 1,
-            up: true,
-            paused_until: 0,
-            clock_ahead: ORIGIN + setting.between(0, 2 * skew) - skew,
-            lead: None,
-            jobs: BTreeMap::new(),
-        });
-        self.begin_lead(0, 1);
+        for replica in 0..2 {
+            let ahead = ORIGIN + setting.between(0, 2 * skew) - skew;
+            self.replicas.push(crate::log::mk_replica(ahead));
+            let after = setting.between(0, 500);
+            self.after(after, Any::StartReplica { replica });
+        }
     }
 
-    fn begin_lead(&mut self, replica: usize, epoch: u64) {
+    /// A coordinator has the lead: it goes on with what the log says.
+    pub(crate) fn begin_lead(&mut self, replica: usize, epoch: u64) {
         let clock = Arc::new(VirtualClock::default());
         let registry = prover_runtime::prometheus::Registry::new();
         let metrics = match Metrics::register(&registry) {
             Ok(metrics) => metrics,
             Err(error) => return self.violated("metrics", error.to_string()),
         };
-        clock
-            .0
-            .store(self.now + self.replicas[replica].clock_ahead, Ordering::Relaxed);
+        let now = self.now + self.replicas[replica].clock_ahead;
+        clock.0.store(now, Ordering::Relaxed);
         let (cluster, _) = watch::channel(Arc::new(ClusterView::default()));
-        let engine = Engine::new(EngineParts {
+        let parts = EngineParts {
             limits: self.limits.clone(),
             epoch,
             heartbeat_interval: Duration::from_millis(1_000),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             metrics,
             cluster,
-        });
+        };
+        let Some(known) = self.replicas[replica].known.take() else {
+            return self.violated("log", format!("r{replica} leads a second time"));
+        };
+        let engine = match known.lead(parts) {
+            Ok(engine) => engine,
+            Err(error) => return self.violated("log", format!("the log makes no state: {error}")),
+        };
         note!(self, replica, epoch, "r{replica}: leads in epoch {epoch}");
+        self.replicas[replica].taking_over = false;
         self.replicas[replica].lead = Some(Box::new(Lead {
             epoch,
             engine,
+            appended: 0,
+            committed: 0,
+            synced: false,
             clock,
             sessions: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -158,13 +190,30 @@ impl World {
             forgotten: BTreeSet::new(),
             wake_at: None,
         }));
+        self.engine_does(replica, None);
+        let jobs: Vec<Arc<str>> = self.replicas[replica].jobs.keys().cloned().collect();
+        for uid in jobs {
+            self.reconcile(replica, &uid);
+        }
+        let after = self.random.between(100, 3_000);
+        self.for_replica(replica, after, Happening::Synced);
     }
 
-    pub(crate) fn crash_replica(&mut self, _replica: usize) {}
-
-    pub(crate) fn heal_replicas(&mut self) {
-        for replica in &mut self.replicas {
-            replica.paused_until = 0;
+    /// The watches have shown everything: pods that are not there are gone, jobs that are not there are forgotten.
+    fn synced(&mut self, replica: usize) {
+        if self.now < self.api.away_until {
+            return self.for_replica(replica, 1_000, Happening::Synced);
+        }
+        let jobs: Vec<ProofJob> = self.api.jobs.values().cloned().collect();
+        for job in jobs {
+            self.watched(replica, job);
+        }
+        let pods = self.workers.iter().filter(|worker| worker.up);
+        let pods = pods.map(|worker| worker.pod.as_str().into()).collect();
+        self.engine_does(replica, Some(Command::SetPods { pods }));
+        self.engine_does(replica, Some(Command::JobsSynced));
+        if let Some(lead) = self.lead(replica) {
+            lead.synced = true;
         }
     }
 
@@ -193,15 +242,11 @@ impl World {
                     self.engine_does(replica, None);
                 }
             }
-            Happening::Watched(job) => {
-                let known = self.replicas[replica].jobs.get(&job.uid);
-                // A watch that was opened again may repeat what is known.
-                if known.is_none_or(|known| known.version < job.version) {
-                    let uid = job.uid.clone();
-                    self.replicas[replica].jobs.insert(uid.clone(), *job);
-                    self.reconcile(replica, &uid);
-                }
-            }
+            Happening::LogWake => self.log_wake(replica),
+            Happening::LogAnswer { id, answer } => self.log_answered(replica, id, answer),
+            Happening::LeaseTick => self.lease_tick(replica),
+            Happening::Synced => self.synced(replica),
+            Happening::Watched(job) => self.watched(replica, *job),
             Happening::Written { uid, result } => self.written(replica, &uid, result),
             Happening::Reconcile { uid } => self.reconcile(replica, &uid),
             Happening::Delete { key } => self.delete_object(replica, key),
@@ -219,6 +264,16 @@ impl World {
                 };
                 self.engine_does(replica, Some(command));
             }
+        }
+    }
+
+    fn watched(&mut self, replica: usize, job: ProofJob) {
+        let known = self.replicas[replica].jobs.get(&job.uid);
+        // A watch that was opened again may repeat what is known.
+        if known.is_none_or(|known| known.version < job.version) {
+            let uid = job.uid.clone();
+            self.replicas[replica].jobs.insert(uid.clone(), job);
+            self.reconcile(replica, &uid);
         }
     }
 
@@ -291,9 +346,10 @@ impl World {
         }
     }
 
-    fn refuse_stream(&mut self, _replica: usize, connection: u64) {
-        let leader = self.replicas.iter().position(|other| other.lead.is_some());
-        if let Some(leader) = leader {
+    /// A standby says who leads, as the Lease has it.
+    fn refuse_stream(&mut self, replica: usize, connection: u64) {
+        let holder = self.api.lease.holder.map(|(holder, _)| holder);
+        if let Some(leader) = holder.filter(|holder| *holder != replica) {
             let address = format!("r{leader}");
             self.send_down(connection, Down::NotLeader(wire::NotLeader { address }));
         }
@@ -392,7 +448,7 @@ impl World {
 
     // ---- the engine ----
 
-    fn lead(&mut self, replica: usize) -> Option<&mut Lead> {
+    pub(crate) fn lead(&mut self, replica: usize) -> Option<&mut Lead> {
         let ahead = self.replicas[replica].clock_ahead;
         let lead = self.replicas[replica].lead.as_deref_mut()?;
         lead.clock.0.store(self.now + ahead, Ordering::Relaxed);
@@ -400,7 +456,7 @@ impl World {
     }
 
     /// One turn, as the actor takes it: a command, the timers, and what comes of both.
-    fn engine_does(&mut self, replica: usize, command: Option<Command>) {
+    pub(crate) fn engine_does(&mut self, replica: usize, command: Option<Command>) {
         let Some(lead) = self.lead(replica) else { return };
         if let Some(command) = command {
             lead.engine.handle(command);
@@ -413,7 +469,7 @@ impl World {
             while let Ok(message) = session.messages.try_recv() {
                 messages.push((*connection, session.place, session.process, message.message));
             }
-            if session.handle.closer.reason().is_some() {
+            if session.handle.closer.told().is_some() {
                 closed.push(*connection);
             }
         }
@@ -425,6 +481,7 @@ impl World {
             .filter_map(|(uid, view)| view.has_changed().unwrap_or(true).then(|| uid.clone()))
             .collect();
         let wake = lead.engine.next_wake();
+        self.check_stops_sent(&messages);
         for (connection, place, process, message) in messages {
             let Some(message) = message else { continue };
             self.check_sent(replica, epoch, place, process, &message);
@@ -440,13 +497,16 @@ impl World {
                     self.for_replica(replica, after, Happening::Delete { key });
                 }
                 Deletion::Job(prefix) => {
-                    for key in self.store.list(prefix.as_str()) {
+                    for key in self.store.list(prefix.as_str(), self.now) {
                         self.for_replica(replica, 1, Happening::Delete { key });
                     }
                 }
                 Deletion::Leftovers { prefix, keep } => {
-                    for key in self.store.list(&format!("{}attempts/", prefix.as_str())) {
-                        if !keep.contains(&*key) {
+                    let attempts = format!("{}attempts/", prefix.as_str());
+                    let stale = self.faults.stale_list;
+                    let late = if self.random.chance(stale) { 10_000 } else { 0 };
+                    for key in self.store.list(&attempts, self.now.saturating_sub(late)) {
+                        if !keep.contains(&key) {
                             self.for_replica(replica, 1, Happening::Delete { key });
                         }
                     }
@@ -457,6 +517,9 @@ impl World {
             self.show(replica, &uid);
         }
         self.wake_later(replica, wake);
+        if self.append_records(replica) {
+            self.log_turn(replica);
+        }
     }
 
     fn close_session(&mut self, replica: usize, connection: u64) {
@@ -613,7 +676,9 @@ impl World {
         if view.phase.is_terminal() && job.deleted {
             return self.reconcile(replica, uid);
         }
-        if job.phase.as_ref() == Some(&phase) || job.removed || !lead.writing.insert(uid.clone()) {
+        // What another leader has ended stays so, whatever one that is not told yet believes.
+        let over = job.phase.as_ref().is_some_and(ApiPhase::is_terminal);
+        if over || job.phase.as_ref() == Some(&phase) || job.removed || !lead.writing.insert(uid.clone()) {
             return;
         }
         let proof = view.proof.as_ref().map(|proof| proof.proof.key.clone());
@@ -667,8 +732,14 @@ impl World {
 
     /// Whether a leader knows of a job that has not ended.
     pub(crate) fn replica_says_unfinished(&self, replica: usize, uid: &Arc<str>) -> bool {
-        let lead = self.replicas[replica].lead.as_ref();
-        let view = lead.and_then(|lead| lead.views.get(uid));
+        let Some(lead) = &self.replicas[replica].lead else {
+            return false;
+        };
+        // An end is shown once the log has it.
+        let view = lead
+            .views
+            .get(uid)
+            .filter(|_| lead.committed >= lead.engine.recorded());
         view.is_some_and(|view| !view.borrow().phase.is_terminal())
     }
 

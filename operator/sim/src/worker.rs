@@ -124,6 +124,8 @@ pub(crate) struct Worker {
     heartbeats: u64,
     calls: BTreeMap<u64, wire::Call>,
     last_call: u64,
+    /// Streams that this process has opened.
+    streams: u64,
     pub(crate) draining: bool,
 }
 
@@ -151,8 +153,14 @@ impl Worker {
             heartbeats: 0,
             calls: BTreeMap::new(),
             last_call: 0,
+            streams: 0,
             draining: false,
         }
+    }
+
+    /// Of the coordinators that it has served.
+    pub(crate) fn highest_epoch(&self) -> u64 {
+        self.highest_epoch
     }
 
     fn held(&self) -> Vec<wire::HeldAttempt> {
@@ -162,15 +170,13 @@ impl Worker {
                 attempt_id: *id,
                 started: attempt.has_started(),
                 completed: matches!(attempt.stage, Stage::Reported(_)),
-                ..held_details(attempt)
+                task_id: attempt.assign.task_id,
+                device_id: attempt.assign.device_id.clone(),
+                attempt_number: attempt.assign.attempt_number,
+                plan_epoch: attempt.assign.plan_epoch,
             })
             .collect()
     }
-}
-
-/// What a held attempt says of itself beside its state.
-fn held_details(_attempt: &Attempt) -> wire::HeldAttempt {
-    wire::HeldAttempt::default()
 }
 
 impl World {
@@ -187,6 +193,7 @@ impl World {
         worker.welcomed = false;
         worker.leader = None;
         worker.hops = 0;
+        worker.streams = 0;
         worker.highest_epoch = 0;
         worker.backoff = RECONNECT_FIRST;
         worker.draining = false;
@@ -249,7 +256,8 @@ impl World {
         let worker = &mut self.workers[place];
         worker.told.clone_from(&held);
         worker.welcomed = false;
-        let process = worker.process;
+        worker.streams += 1;
+        let (process, connection_number) = (worker.process, worker.streams);
         let devices = worker.devices.iter().map(|device| wire::Device {
             id: device.id.clone(),
             class: wire::DeviceClass::Gpu.into(),
@@ -267,7 +275,7 @@ impl World {
             held,
             highest_epoch: worker.highest_epoch,
             process_id: process,
-            stream: 0,
+            stream: connection_number,
             process_nonce: process,
             batch_messages: 0,
         };

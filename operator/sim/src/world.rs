@@ -73,6 +73,10 @@ pub(crate) enum Happening {
         incarnation: u64,
         what: crate::replica::Happening,
     },
+    Store(Box<crate::log::Sent>),
+    StartReplica {
+        replica: usize,
+    },
     Api(crate::api::Happening),
     User {
         job: usize,
@@ -171,6 +175,7 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) faults: Faults,
     pub(crate) limits: Limits,
+    pub(crate) log_limits: prover_log::Limits,
     pub(crate) trace: Trace,
     queue: BinaryHeap<Reverse<Entry>>,
     order: u64,
@@ -221,6 +226,7 @@ impl World {
             random: Random::new(seed, 2),
             faults,
             limits,
+            log_limits: crate::log::limits(&mut setting),
             trace: Trace::new(keep_text),
             queue: BinaryHeap::new(),
             order: 0,
@@ -286,7 +292,8 @@ impl World {
                 return self.violated("liveness", format!("{MOST_EVENTS} events and no end"));
             }
             if let Some(until) = self.paused_until(&entry.happening) {
-                self.at(until, entry.happening);
+                // In its old order: nothing overtakes what came before it.
+                self.queue.push(Reverse(Entry { at: until, ..entry }));
                 continue;
             }
             self.happen(entry.happening);
@@ -321,9 +328,7 @@ impl World {
                 let Some(known) = self.connections.get(&connection) else {
                     return;
                 };
-                // A handshake comes before the hello: who has gone away meanwhile says none.
-                let late = !known.worker_open && matches!(*message, Up::Hello(_));
-                if known.replica_open && self.now <= known.cut && !late {
+                if known.replica_open && self.now <= known.cut {
                     self.replica_hears(connection, *message);
                 }
             }
@@ -370,6 +375,8 @@ impl World {
                     self.replica_does(replica, what);
                 }
             }
+            Happening::Store(sent) => self.store_does(*sent),
+            Happening::StartReplica { replica } => self.start_replica(replica),
             Happening::Api(what) => self.api_does(what),
             Happening::User { job, what } => self.user_wants(job, what),
             Happening::Fault(fault) => self.strike(fault),
@@ -503,7 +510,8 @@ impl World {
                 self.again(faults.worker_pause, fault);
                 let until = self.now + *self.random.pick(&[500, 4_000, 15_000, 45_000]);
                 note!(self, place, until, "w{place}: stops until {until}");
-                self.workers[place].paused_until = until;
+                let paused = &mut self.workers[place].paused_until;
+                *paused = until.max(*paused);
             }
             Fault::Drain => {
                 self.again(faults.drain, fault);
@@ -556,7 +564,8 @@ impl World {
                 self.again(faults.coordinator_pause, fault);
                 let until = self.now + *self.random.pick(&[500, 4_000, 12_000, 30_000]);
                 note!(self, replica, until, "r{replica}: stops until {until}");
-                self.replicas[replica].paused_until = until;
+                let paused = &mut self.replicas[replica].paused_until;
+                *paused = until.max(*paused);
             }
             Fault::ApiRestart => {
                 self.again(faults.api_restart, fault);
@@ -630,7 +639,7 @@ impl World {
         self.partitions.clear();
         self.store.away_until = self.now;
         for place in 0..self.workers.len() {
-            self.workers[place].paused_until = 0;
+            // Who is stopped goes on when it was to: what waits for it would else be overtaken.
             self.workers[place].slowness = 100;
             if self.workers[place].draining {
                 self.kill_agent(place);
@@ -710,6 +719,7 @@ fn limits(setting: &mut Random) -> Limits {
         // Where stragglers are tried a second time, two attempts of a task may run at once, and no more.
         speculate_after_percent: *setting.pick(&[0, 0, 200]),
         speculate_share_percent: 50,
+        record_facts: true,
         ..Limits::default()
     }
 }

@@ -19,7 +19,7 @@ use crate::convert;
 use crate::deletes::Deletion;
 use crate::record::{JobRecord, early_view};
 use crate::remembered::{Memory, Record, ShellChange, shell_fact};
-use crate::view::Phase;
+use crate::view::{JobView, Phase};
 
 /// Reason of a job of which the log says too little to go on with it.
 const NOT_REMEMBERED: &str = "NotRemembered";
@@ -43,6 +43,11 @@ pub(super) enum Held {
     Delete(Deletion),
     /// A job is over: it is shown, and what its attempts left is swept.
     End(JobId),
+    /// A job is over that was never taken.
+    EndWaiting {
+        sender: watch::Sender<Arc<JobView>>,
+        view: Box<JobView>,
+    },
 }
 
 /// Calls whose answer promises that something will not be forgotten.
@@ -223,6 +228,7 @@ impl Engine {
             }
             Held::Channel { worker, message } => self.send(worker, Outbound::ChannelMessage(message)),
             Held::Delete(deletion) => self.deletions.push(deletion),
+            Held::EndWaiting { sender, view } => drop(sender.send_replace(Arc::new(*view))),
             Held::End(job) => {
                 if let Some(record) = self.jobs.get_mut(&job) {
                     record.withheld = false;

@@ -167,6 +167,7 @@ impl Engine {
             vram_bytes: spec.requirements.vram_bytes,
             alone: assignment.alone,
             attempt_number: assignment.number,
+            plan_epoch: assignment.epoch,
             task_id: assignment.task.0,
         })
     }

@@ -14,7 +14,7 @@ use crate::config::VIEW_INTERVAL;
 use crate::deletes::Deletion;
 use crate::error::AdmissionError;
 use crate::record::{JobRecord, early_view};
-use crate::remembered::ShellChange;
+use crate::remembered::{JobNotTaken, ShellChange};
 use crate::view::{JobView, Phase};
 
 /// As the core names the wait of a job whose backend is pinned already.
@@ -248,13 +248,16 @@ impl Engine {
         let mut view = early_view(&waiting.request, waiting.submitted_at, phase, reason, message);
         view.bad_input = bad_input;
         view.finished_at = Some(self.now());
-        waiting.sender.send_replace(Arc::new(view));
+        self.delete_all(&waiting.request);
+        self.hold(Held::EndWaiting {
+            sender: waiting.sender.clone(),
+            view: Box::new(view),
+        });
         self.parts
             .metrics
             .jobs_finished
             .with_label_values(&[phase.as_str()])
             .inc();
-        self.delete_all(&waiting.request);
     }
 
     fn show_waiting(&self) {
@@ -346,8 +349,11 @@ impl Engine {
         }
     }
 
-    /// A job that was refused leaves nothing in the store.
+    /// A job that was refused leaves nothing in the store. A coordinator that was replaced, and from which all workers
+    /// have gone, knows no backend and may not have heard of its successor: the log tells it.
     fn delete_all(&mut self, request: &JobRequest) {
+        let change = ShellChange::NotTaken(JobNotTaken {});
+        self.record_shell(&request.uid, change, false);
         self.hold(Held::Delete(Deletion::Job(request.prefix.clone())));
     }
 }

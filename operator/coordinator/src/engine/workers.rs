@@ -143,11 +143,7 @@ impl Engine {
                 worker
             }
         };
-        if let Some(pod) = identity.pod_name() {
-            // One agent per pod: that this one is there proves that one of another name is not.
-            let (pod, name) = (pod.clone(), hello.spec.name.clone());
-            self.not_awaited(|awaited| *awaited != *name && convert::pod_of(awaited) == &*pod);
-        }
+        let (pod, name) = (identity.pod_name().cloned(), hello.spec.name.clone());
         let held: Vec<AttemptId> = hello.held.iter().map(|held| held.attempt).collect();
         let spec = Box::new(hello.spec.clone());
         let actions = self.core_actions(Event::WorkerConnected {
@@ -172,6 +168,11 @@ impl Engine {
             }),
         );
         self.execute_all(actions);
+        if let Some(pod) = pod {
+            // One agent per pod: that this one is there proves that one of another name is not. Not before it is known
+            // what this one holds: nothing of that may be given to others.
+            self.not_awaited(|awaited| *awaited != *name && convert::pod_of(awaited) == &*pod);
+        }
         self.mark_leaving(worker);
         Ok(Connected { worker, backend })
     }
@@ -850,12 +851,17 @@ impl Engine {
         });
     }
 
-    /// Whether everything that an attempt has read is known. What the coordinator before had not committed is not: the
+    /// Whether everything that an attempt has read and what it waited for is known. What the coordinator before had not committed is not: the
     /// attempt was given to its worker before that.
     fn inputs_are_bound(&self, told: &prover_core::AttemptView) -> bool {
         self.state.task(told.task).is_none_or(|task| {
-            let mut inputs = task.spec.inputs.iter();
-            inputs.all(|input| self.state.artifact(told.job, input).is_some())
+            let bound = |input| self.state.artifact(told.job, input).is_some();
+            let succeeded = |name: &Arc<str>| {
+                let dependency = self.state.task_by_request(told.job, name);
+                let dependency = dependency.and_then(|dependency| self.state.task(dependency));
+                dependency.is_some_and(|task| task.state == prover_core::TaskState::Succeeded)
+            };
+            task.spec.inputs.iter().all(bound) && task.spec.depends_on.iter().all(succeeded)
         })
     }
 

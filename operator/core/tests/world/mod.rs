@@ -108,6 +108,7 @@ struct Had {
     task: TaskId,
     device: Option<u16>,
     number: u32,
+    epoch: u32,
     started: bool,
     /// A planner has submitted its tasks; the group of facts that says so.
     submitted: Option<usize>,
@@ -348,6 +349,7 @@ impl World {
             task: assignment.task,
             device: assignment.device.map(|device| device.0),
             number: assignment.number,
+            epoch: assignment.epoch,
             started: false,
             submitted: None,
             completion: None,
@@ -469,6 +471,7 @@ impl World {
                 task: had.task,
                 device: had.device.map(DeviceIndex),
                 number: had.number,
+                epoch: had.epoch,
                 started: had.started,
                 completed: had.completion.is_some(),
             })
@@ -659,7 +662,11 @@ impl World {
             }
         } else if is_root && fate < 200 && worker_connected(&self.workers, id) {
             // A planner submits what it has planned; again does no harm.
-            let tasks = self.plans[&had.job].tasks.clone();
+            let Some(plan) = self.plans.get(&had.job) else {
+                // Its job is forgotten, or was never committed.
+                return;
+            };
+            let tasks = plan.tasks.clone();
             let call = self.call();
             let half = tasks.len() / 2;
             self.apply(Event::TasksSubmitted {
@@ -968,7 +975,11 @@ impl World {
         let quiet = self
             .workers
             .values()
-            .all(|worker| worker.connected && worker.has.values().all(|had| !had.stop));
+            .all(|worker| worker.connected && worker.has.values().all(|had| !had.stop))
+            && self
+                .state
+                .workers()
+                .all(|worker| !worker.draining && worker.failed_devices == 0);
         self.crash(0, 0);
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in &ids {
@@ -979,8 +990,8 @@ impl World {
                 matches!(action, Action::Stop { attempt: stopped, reason: StopReason::Preempted, .. }
                     if *stopped == attempt)
             };
-            // Which planners are in the way of leaves is decided anew where a worker is there again that was not before,
-            // or where some were being stopped for that.
+            // Which planners are in the way of leaves is decided anew where a worker or a device is there again that was
+            // not before, or where some were being stopped for that.
             if !quiet && self.actions.iter().any(preempted) {
                 continue;
             }

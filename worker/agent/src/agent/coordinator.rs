@@ -239,5 +239,6 @@ fn held(attempt: &Attempt) -> HeldAttempt {
         task_id: attempt.assign.task_id,
         device_id: attempt.assign.device_id.clone(),
         attempt_number: attempt.assign.attempt_number,
+        plan_epoch: attempt.assign.plan_epoch,
     }
 }
