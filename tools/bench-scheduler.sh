@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Benchmarks of the scheduler: bench-scheduler.sh [1|2|3|4|5|proof|engine|live|6|baselines|all|judge|tables]...
+# Benchmarks of the scheduler: bench-scheduler.sh [PART|all|judge|tables]...
 #   1 2 3 4 5 proof   the workloads that need neither network nor store
 #   engine            W1 through the coordinator's engine, without streams
 #   live              W1 over gRPC on loopback: workers with shared and with own connections, and with the log
 #   6                 W6 over gRPC and a MinIO of its own
 #   baselines         a Postgres queue and a Redis list of their own, started from Debian's packages
+#   takeover          from the end of a leader to the next one with its whole state: 1,000 jobs, 100,000 tasks, MinIO
 #   all               everything
 #   judge             holds what target/bench has against operator/bench/ranges.toml; done after every run
 #   tables            writes what target/bench has into docs/benchmarks.md
@@ -96,12 +97,13 @@ run_one() {
       live --threads "${THREADS:-2}" w1 --ahead "${AHEAD:-1}" --workers 1024 --logged ;;
     engine) live engine ;;
     6) start_minio; live w6 --store "$minio_url" ;;
+    takeover) start_minio; live takeover --store "$minio_url" ;;
     baselines)
       postgres_address
       start_redis
       live baselines --postgres "host=$work/postgres user=bench dbname=postgres" \
         --redis "redis://127.0.0.1:$redis_port" ;;
-    all) for part in 1 2 3 4 5 proof engine live baselines 6; do run_one "$part"; done ;;
+    all) for part in 1 2 3 4 5 proof engine live baselines 6 takeover; do run_one "$part"; done ;;
     judge) ;;
     tables) core judge --write docs/benchmarks.md; judged=yes ;;
     *) echo "there is no benchmark $1: see the head of tools/bench-scheduler.sh" >&2; exit 2 ;;

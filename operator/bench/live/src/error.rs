@@ -35,6 +35,14 @@ pub(crate) enum LiveError {
         /// What.
         what: &'static str,
     },
+    /// A new leader does not know all tasks of the one before.
+    #[error("the new leader knows {found} tasks of {wanted}")]
+    Lost {
+        /// Tasks that it knows.
+        found: usize,
+        /// Tasks that there are.
+        wanted: usize,
+    },
     /// Postgres failed.
     #[error("Postgres: {0}")]
     Postgres(#[from] tokio_postgres::Error),

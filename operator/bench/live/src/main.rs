@@ -9,6 +9,7 @@ mod postgres;
 mod redis_list;
 mod service;
 mod session;
+mod takeover;
 mod tracker;
 
 use std::path::PathBuf;
@@ -96,6 +97,18 @@ enum Workload {
             default_value = "1024@100,1024@1000,2097152@10,2097152@100"
         )]
         loads: Vec<Load>,
+    },
+    /// How long a new leader takes until it has the whole state of the one before, from the log.
+    Takeover {
+        /// Address of the artifact store, such as one of MinIO.
+        #[arg(long)]
+        store: String,
+        /// Jobs that have not ended.
+        #[arg(long, default_value_t = 1_000)]
+        jobs: usize,
+        /// Segments of each; with joins and the check of the proof there are twice as many tasks.
+        #[arg(long, default_value_t = 50)]
+        segments: usize,
     },
     /// The baselines of W1: a queue in a table of Postgres and one in a list of Redis.
     Baselines {
@@ -260,6 +273,17 @@ fn run(options: &Options) -> Result<(), LiveError> {
             }
             report
         }
+        Workload::Takeover {
+            store,
+            jobs,
+            segments,
+        } => {
+            let shape = takeover::Shape {
+                jobs: *jobs,
+                segments: *segments,
+            };
+            taken_over(&serving, store, shape)?
+        }
         Workload::Baselines {
             postgres,
             redis,
@@ -296,6 +320,31 @@ fn run(options: &Options) -> Result<(), LiveError> {
     };
     report.write(&options.results)?;
     Ok(())
+}
+
+fn taken_over(
+    serving: &tokio::runtime::Runtime,
+    store: &str,
+    shape: takeover::Shape,
+) -> Result<Report, LiveError> {
+    let found = serving.block_on(takeover::taken_over(store, shape))?;
+    let mut report = Report::new("takeover", "make bench-scheduler W=takeover");
+    report.condition(
+        "what",
+        format!(
+            "{} jobs with {} tasks in the log, {} of them ended, MinIO on loopback",
+            shape.jobs, found.tasks, found.ended
+        ),
+    );
+    report.condition(
+        "warm",
+        "the new leader had followed the log; from the end of the one before",
+    );
+    report.condition("cold", "the new leader did not run before; from its start");
+    report.measure("takeover/warm", found.warm.as_secs_f64(), "s");
+    report.measure("takeover/cold", found.cold.as_secs_f64(), "s");
+    report.measure("takeover/jobs-handed-in", found.handed_in.as_secs_f64(), "s");
+    Ok(report)
 }
 
 fn one_shape(

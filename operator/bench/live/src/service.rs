@@ -27,6 +27,19 @@ impl Service {
         ahead: Option<u16>,
         logged: bool,
     ) -> Result<Service, LiveError> {
+        let service = Service::follow(store, ahead, logged).await?;
+        if logged {
+            service.coordinator.take_over().await?;
+        }
+        Ok(service)
+    }
+
+    /// As `start`, but with a log it does not lead before it is told to take over.
+    pub(crate) async fn follow(
+        store: Option<&str>,
+        ahead: Option<u16>,
+        logged: bool,
+    ) -> Result<Service, LiveError> {
         let folder = tempfile::tempdir()?;
         let address = match store {
             Some(address) => address.to_owned(),
@@ -51,9 +64,6 @@ impl Service {
                 Durability::Log(Box::new(LogConfig::new(log, Prefix::new("log-of-benchmark")?)));
         }
         let coordinator = start(config, Arc::clone(&store)).await?;
-        if logged {
-            coordinator.take_over().await?;
-        }
         Ok(Service {
             coordinator,
             store,
