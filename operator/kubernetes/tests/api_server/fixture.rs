@@ -328,6 +328,19 @@ impl Fixture {
             .collect()
     }
 
+    /// Waits until the store has so many objects of a job: deletes come after the commit that they follow.
+    pub(crate) async fn until_keys(&self, job: &ProofJob, count: usize) {
+        let begin = std::time::Instant::now();
+        loop {
+            let keys = self.keys(job).await;
+            if keys.len() == count {
+                return;
+            }
+            assert!(begin.elapsed() < SOON, "{count} objects were wanted: {keys:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Keys that the store has of a job.
     pub(crate) async fn keys(&self, job: &ProofJob) -> Vec<String> {
         let prefix = Prefix::job(&job.uid().unwrap()).unwrap();

@@ -551,3 +551,36 @@ async fn a_changed_bound_on_sources_holds_for_the_next_job() {
     fixture.until_accepted_in_size("fits").await;
     coordinator.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_go_when_their_retention_is_over_and_the_status_says_so() {
+    let fixture = Fixture::new().await;
+    let coordinator = fixture.coordinator().await;
+    let worker = fixture.worker(&coordinator).await;
+    let job = fixture.submit("kept", json!({})).await;
+    fixture.until_phase("kept", Phase::Succeeded).await;
+    // What verify was given, though emulated work claims no proof, and the public values.
+    fixture.until_keys(&job, 2).await;
+    // Another coordinator knows the job from its object only.
+    drop(worker);
+    coordinator.end().await;
+    let coordinator = fixture.coordinator().await;
+    let fresh = fixture.submit("fresh", json!({})).await;
+    fixture.until_phase("fresh", Phase::Queued).await;
+    assert_eq!(fixture.keys(&job).await.len(), 2);
+    let retention = |seconds: i64| json!({ "spec": { "defaults": { "proofRetentionSeconds": seconds } } });
+    fixture.patch_cluster(retention(1)).await;
+    let deleted =
+        |job: &prover_crds::ProofJob| holds(job, conditions::PROOF_DELETED, "True", reasons::RETENTION_OVER);
+    let told = fixture.until("kept", "the end of its retention", deleted).await;
+    assert!(fixture.keys(&job).await.is_empty());
+    assert!(!fixture.keys(&fresh).await.is_empty());
+    let status = told.status.unwrap();
+    assert!(
+        status.public_values.is_some(),
+        "the record of what was proved stays"
+    );
+    assert_eq!(status.phase, Some(Phase::Succeeded));
+    fixture.until_events("kept", &[reasons::RETENTION_OVER]).await;
+    coordinator.end().await;
+}
