@@ -98,7 +98,10 @@ fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
     let manifests: Vec<_> = (0..QUEUED)
         .map(|number| gnark_job(scene.namespace(), &format!("queued-{number}"), number))
         .collect();
-    let queued = submit_all(&scene, &manifests);
+    let queued = submit_all(
+        &scene,
+        manifests.iter().map(|manifest| (scene.namespace(), manifest)),
+    );
     let deployments = || {
         let mut found = list(scene.namespace(), "deployments", "proving.rs/worker-group=cpu");
         found.retain(|deployment| deployment["metadata"]["deletionTimestamp"].is_null());

@@ -13,7 +13,7 @@ use crate::support::proofs::{
 use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
     JOB_FINISHED, REAL_PROOF, attempts, await_event, expect_no_leaked_artifacts, expect_only_kept,
-    start_cluster, start_emulated, submit, submit_in, workers,
+    start_cluster, start_emulated, submit, submit_all, submit_in, workers,
 };
 
 #[test]
@@ -53,11 +53,13 @@ fn two_jobs_of_two_namespaces_are_proved_at_once() {
             .group("cpu", "emulated", json!({"replicas": 2}));
     start_cluster(&scene, &cluster);
     let model = Model::new(16).duration("prove", 500);
-    let jobs = [
-        submit(&scene, &model.manifest("first")),
-        submit_in(&scene, &other, &model.manifest("second")),
-    ];
-    let times = jobs.each_ref().map(|job| {
+    let manifests = [model.manifest("first"), model.manifest("second")];
+    // With one call: two could lie further apart than a job takes, where the machine is busy.
+    let jobs = submit_all(
+        &scene,
+        [scene.namespace(), other.as_str()].into_iter().zip(&manifests),
+    );
+    let times = [&jobs[0], &jobs[1]].map(|job| {
         let status = job.succeeded(JOB_FINISHED)["status"].clone();
         let time = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
         (time("startTime"), time("completionTime"))

@@ -185,20 +185,21 @@ pub(crate) fn submit_in(scene: &Scene, namespace: &str, manifest: &Manifest) -> 
     }
 }
 
-/// Applies many jobs of the scene's first namespace at once.
-pub(crate) fn submit_all(scene: &Scene, manifests: &[Manifest]) -> Vec<Applied> {
-    let namespace = scene.namespace();
-    let jobs: Vec<_> = manifests
-        .iter()
-        .map(|manifest| objects::job(scene, namespace, manifest))
-        .collect();
-    let names = jobs.iter().map(|job| name(job).to_owned());
-    let applied = names.map(|name| Applied {
-        namespace: namespace.to_owned(),
-        name,
-    });
-    let applied = applied.collect();
-    apply(&json!({"apiVersion": "v1", "kind": "List", "items": jobs}));
+/// Applies many jobs, each to its namespace, with one call.
+pub(crate) fn submit_all<'a>(
+    scene: &Scene,
+    manifests: impl IntoIterator<Item = (&'a str, &'a Manifest)>,
+) -> Vec<Applied> {
+    let (mut items, mut applied) = (Vec::new(), Vec::new());
+    for (namespace, manifest) in manifests {
+        let job = objects::job(scene, namespace, manifest);
+        applied.push(Applied {
+            namespace: namespace.to_owned(),
+            name: name(&job).to_owned(),
+        });
+        items.push(job);
+    }
+    apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
     applied
 }
 
