@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prover_coordinator::{
-    AuthenticationError, GroupOffer, Identity, WorkerAuthentication, WorkerAuthenticator,
+    AuthenticationError, CoordinatorConfig, GroupOffer, Identity, WorkerAuthentication, WorkerAuthenticator,
 };
+use prover_runtime::ManualClock;
+use prover_wire::LEAVING_LIFE_MS;
 use prover_wire::operator_plane as operator;
 use prover_wire::operator_plane::operator_plane_client::OperatorPlaneClient;
 use prover_wire::protocol::{self as wire, call};
@@ -51,8 +53,13 @@ impl WorkerAuthenticator for Named {
 }
 
 async fn mk_cluster() -> Fixture {
+    mk_cluster_with(|_| {}).await
+}
+
+async fn mk_cluster_with(change: impl FnOnce(&mut CoordinatorConfig)) -> Fixture {
     mk_fixture_with(|config| {
         config.worker_authentication = WorkerAuthentication::Custom(Arc::new(Named));
+        change(config);
     })
     .await
 }
@@ -397,4 +404,39 @@ async fn the_operator_sees_work_and_workers_and_lets_workers_leave() {
     client.set_leaving(signed("operator", request)).await.unwrap();
     tokio::spawn(worker.work(5));
     assert_eq!(finished(&job).await.phase.as_str(), "Succeeded");
+}
+
+#[tokio::test]
+async fn workers_work_again_when_the_operator_does_not_say_again_that_they_shall_leave() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let fixture = mk_cluster_with(|config| config.clock = clock.clone()).await;
+    let _worker = connect(&fixture, "pod-a/1", "pod-a").await.unwrap();
+    let mut client = operator_client(&fixture).await;
+    let request = operator::WatchRequest { interval_ms: 200 };
+    let mut states = client
+        .watch(signed("operator", request))
+        .await
+        .unwrap()
+        .into_inner();
+    let leaves = |leaves: bool| {
+        move |state: &operator::ClusterState| {
+            state
+                .workers
+                .first()
+                .is_some_and(|worker| worker.leaving == leaves)
+        }
+    };
+    for _ in 0..3 {
+        let request = operator::SetLeavingRequest {
+            pods: vec!["pod-a".to_owned()],
+        };
+        client.set_leaving(signed("operator", request)).await.unwrap();
+        clock.advance(LEAVING_LIFE_MS - 1_000);
+        // Nobody has this name: it only lets the coordinator look at its clock.
+        fixture.coordinator.worker_gone("nobody").await;
+        state_where(&mut states, leaves(true)).await;
+    }
+    clock.advance(1_000);
+    fixture.coordinator.worker_gone("nobody").await;
+    state_where(&mut states, leaves(false)).await;
 }

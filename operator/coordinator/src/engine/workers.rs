@@ -282,7 +282,6 @@ impl Engine {
         }
     }
 
-    /// Replaces the pods that shall leave and answers those that no worker is known of.
     /// An operator that does not say again who shall leave is away, and nobody would take the marks back.
     pub(super) fn lapse_leaving(&mut self, now: Timestamp) {
         if self.leaving_until.is_some_and(|until| until <= now) {
@@ -294,6 +293,7 @@ impl Engine {
         }
     }
 
+    /// Replaces the pods that shall leave and answers those that no worker is known of.
     pub(super) fn set_leaving(&mut self, pods: BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
         self.leaving_until = (!pods.is_empty()).then(|| self.now() + Milliseconds(LEAVING_LIFE_MS));
         let before = std::mem::replace(&mut self.leaving, pods);
