@@ -17,10 +17,12 @@ pub mod workloads;
 use std::sync::Arc;
 
 use prover_core::{
-    Action, ArtifactName, AttemptId, BackendVersion, Binding, CallId, DeviceClass, DeviceSpec, Event, JobId,
-    JobPolicy, JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage,
-    WorkerId, WorkerSpec,
+    Action, ArtifactName, AttemptId, Binding, CallId, DeviceClass, DeviceSpec, Event, JobId, JobPolicy,
+    JobSpec, Lane, Limits, Milliseconds, Requirements, State, TaskId, TaskSpec, Timestamp, Usage, WorkerId,
+    WorkerSpec,
 };
+
+use crate::virtual_time::backend;
 
 /// Processor time that this thread has used.
 #[must_use]
@@ -101,10 +103,23 @@ pub struct Cluster {
     key: Arc<str>,
 }
 
-fn backend() -> BackendVersion {
-    BackendVersion {
-        name: "emulated".into(),
-        version: "1".into(),
+/// A worker with one large GPU connects.
+fn worker_with_one_gpu(worker: u64) -> Event {
+    let spec = WorkerSpec {
+        name: format!("worker-{worker}").into(),
+        group: "group".into(),
+        host_memory_bytes: 256 * GIB,
+        devices: vec![DeviceSpec {
+            class: DeviceClass::Gpu,
+            vram_bytes: 80 * GIB,
+            slots: 1,
+        }],
+        backend: backend(),
+    };
+    Event::WorkerConnected {
+        worker: WorkerId(worker),
+        spec: Box::new(spec),
+        held: Vec::new(),
     }
 }
 
@@ -170,22 +185,7 @@ impl Cluster {
     }
 
     fn connect(&mut self, worker: u64) {
-        let spec = WorkerSpec {
-            name: format!("worker-{worker}").into(),
-            group: "group".into(),
-            host_memory_bytes: 256 * GIB,
-            devices: vec![DeviceSpec {
-                class: DeviceClass::Gpu,
-                vram_bytes: 80 * GIB,
-                slots: 1,
-            }],
-            backend: backend(),
-        };
-        self.apply(Event::WorkerConnected {
-            worker: WorkerId(worker),
-            spec: Box::new(spec),
-            held: Vec::new(),
-        });
+        self.apply(worker_with_one_gpu(worker));
     }
 
     fn submit_job(&mut self, job: u64) {

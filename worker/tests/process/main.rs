@@ -16,7 +16,7 @@ use prover_wire::protocol::Assign;
 use prover_wire::protocol::worker_message::Message as Said;
 use rustix::process::{Pid, Signal, kill_process};
 use support::steps::Step;
-use support::{Bench, mk_assign, mk_plan, process_gone, within};
+use support::{Bench, Session, mk_assign, mk_plan, process_gone, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
@@ -139,11 +139,8 @@ async fn at_the_end_of_its_drain_time_the_worker_exits_with_0_and_says_what_is_u
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn backends_get_neither_the_credentials_of_the_worker_nor_the_path_of_its_token() {
-    let mut bench = Bench::mk().await;
-    let mut worker = Worker::start(&bench, &["--backend-env", "PROVER_TEST_PASSED_ON"]);
-    let mut session = bench.coordinator.welcomed(1).await;
+/// Runs an attempt that tells the variables of its process.
+async fn environment_of_a_backend(bench: &Bench, session: &mut Session) -> String {
     let assign = mk_assign(
         1,
         &[Step::Environment {
@@ -158,7 +155,15 @@ async fn backends_get_neither_the_credentials_of_the_worker_nor_the_path_of_its_
         .await;
     session.started(1).await;
     let succeeded = session.succeeded(1).await;
-    let told = bench.content(&succeeded.outputs[0]).await;
+    bench.content(&succeeded.outputs[0]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_get_neither_the_credentials_of_the_worker_nor_the_path_of_its_token() {
+    let mut bench = Bench::mk().await;
+    let mut worker = Worker::start(&bench, &["--backend-env", "PROVER_TEST_PASSED_ON"]);
+    let mut session = bench.coordinator.welcomed(1).await;
+    let told = environment_of_a_backend(&bench, &mut session).await;
     for part in [
         SECRET,
         "AWS_",
@@ -180,21 +185,7 @@ async fn a_variable_of_the_prover_may_have_the_name_of_an_argument_of_the_worker
     let mut bench = Bench::mk().await;
     let mut worker = Worker::start(&bench, &["--backend-env", "PROVER_DEVICES"]);
     let mut session = bench.coordinator.welcomed(1).await;
-    let assign = mk_assign(
-        1,
-        &[Step::Environment {
-            output: "told".to_owned(),
-        }],
-    );
-    session
-        .assign(Assign {
-            outputs: vec!["told".to_owned()],
-            ..assign
-        })
-        .await;
-    session.started(1).await;
-    let succeeded = session.succeeded(1).await;
-    let told = bench.content(&succeeded.outputs[0]).await;
+    let told = environment_of_a_backend(&bench, &mut session).await;
     assert!(told.contains("PROVER_DEVICES=those of the prover"), "{told}");
     session.acknowledge(1).await;
     worker.signal(Signal::TERM);

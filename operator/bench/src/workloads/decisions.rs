@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prover_core::{
-    Action, AttemptId, CallId, DeviceClass, DeviceSpec, Event, JobId, JobPhase, JobSpec, Lane, Limits,
-    Milliseconds, Requirements, State, TaskChange, TaskSpec, Timestamp, Usage, WorkerId, WorkerSpec,
+    Action, AttemptId, CallId, DeviceClass, Event, JobId, JobPhase, JobSpec, Lane, Limits, Milliseconds,
+    Requirements, State, TaskChange, TaskSpec, Timestamp, Usage, WorkerId,
 };
 
 use crate::graph::{Kind, join_tree};
 use crate::processor_time;
 use crate::statistics::{Percentiles, start_delays};
-use crate::virtual_time::{backend, gpu_task, usual_policy};
+use crate::virtual_time::{gpu_task, usual_policy};
+use crate::worker_with_one_gpu;
 
-const GIB: u64 = 1 << 30;
 /// Delays that are kept.
 const SAMPLES: usize = 2_000_000;
 /// Reports between two readings of the clock of the processor.
@@ -174,22 +174,7 @@ impl Load {
     }
 
     fn connect(&mut self, worker: u64) {
-        let spec = WorkerSpec {
-            name: format!("worker-{worker}").into(),
-            group: "group".into(),
-            host_memory_bytes: 256 * GIB,
-            devices: vec![DeviceSpec {
-                class: DeviceClass::Gpu,
-                vram_bytes: 80 * GIB,
-                slots: 1,
-            }],
-            backend: backend(),
-        };
-        self.apply(Event::WorkerConnected {
-            worker: WorkerId(worker),
-            spec: Box::new(spec),
-            held: Vec::new(),
-        });
+        self.apply(worker_with_one_gpu(worker));
     }
 
     fn run_job(&mut self, number: u64) {
