@@ -227,14 +227,7 @@ impl World {
                 let result = self.write_status(&uid, version, phase, proof.as_ref());
                 let after = self.random.between(1, 50);
                 let what = replica::Happening::Written { uid, result };
-                self.after(
-                    after,
-                    Any::Replica {
-                        replica,
-                        incarnation,
-                        what,
-                    },
-                );
+                self.for_incarnation(replica, incarnation, after, what);
             }
             Happening::Finalize {
                 replica,
@@ -298,14 +291,7 @@ impl World {
         if self.api_fails() {
             let after = self.random.between(500, 2_000);
             let what = replica::Happening::Reconcile { uid: uid.clone() };
-            return self.after(
-                after,
-                Any::Replica {
-                    replica,
-                    incarnation,
-                    what,
-                },
-            );
+            return self.for_incarnation(replica, incarnation, after, what);
         }
         let Some(job) = self.api.jobs.get_mut(uid).filter(|job| !job.removed) else {
             return;

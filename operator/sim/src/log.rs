@@ -342,15 +342,7 @@ impl World {
     fn store_answers(&mut self, sent: &Sent, answer: Answer) {
         let after = self.random.between(1, self.faults.store_latency.max(1));
         let what = replica::Happening::LogAnswer { id: sent.id, answer };
-        let (replica, incarnation) = (sent.replica, sent.incarnation);
-        self.after(
-            after,
-            Any::Replica {
-                replica,
-                incarnation,
-                what,
-            },
-        );
+        self.for_incarnation(sent.replica, sent.incarnation, after, what);
     }
 
     fn carry_out(&mut self, sent: &Sent) -> Answer {

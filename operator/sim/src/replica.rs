@@ -219,6 +219,11 @@ impl World {
 
     pub(crate) fn for_replica(&mut self, replica: usize, after: u64, what: Happening) {
         let incarnation = self.replicas[replica].incarnation;
+        self.for_incarnation(replica, incarnation, after, what);
+    }
+
+    /// Something happens to a replica unless it has ended by then.
+    pub(crate) fn for_incarnation(&mut self, replica: usize, incarnation: u64, after: u64, what: Happening) {
         self.after(
             after,
             Any::Replica {
