@@ -121,11 +121,17 @@ pub(crate) async fn taken_over(store: &str, shape: Shape) -> Result<TakenOver, L
         planned,
     });
     let per_job = holders.nodes.len() + 1;
-    let connection = dial(leader.coordinator.address()).await?;
     for number in 0..WORKERS {
         let behaviour: Arc<dyn Behaviour> = holders.clone();
-        let class = wire::DeviceClass::Cpu;
-        connect(connection.clone(), number, MESSAGES_PER_BATCH, class, behaviour).await?;
+        let connection = dial(leader.coordinator.address()).await?;
+        connect(
+            connection,
+            number,
+            MESSAGES_PER_BATCH,
+            wire::DeviceClass::Cpu,
+            behaviour,
+        )
+        .await?;
     }
     submit_all(&leader, shape.jobs).await?;
     let planned = all_planned.wait_for(|planned| *planned == shape.jobs);
