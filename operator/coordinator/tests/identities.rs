@@ -77,6 +77,15 @@ async fn operator_client(fixture: &Fixture) -> OperatorPlaneClient<tonic::transp
     OperatorPlaneClient::connect(url).await.unwrap()
 }
 
+/// What the operator sees, five times a second.
+async fn watch(
+    client: &mut OperatorPlaneClient<tonic::transport::Channel>,
+) -> tonic::Streaming<operator::ClusterState> {
+    let request = operator::WatchRequest { interval_ms: 200 };
+    let answer = client.watch(signed("operator", request)).await;
+    answer.unwrap().into_inner()
+}
+
 fn signed<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let value: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
@@ -149,18 +158,9 @@ async fn neither_plane_takes_the_others_identity() {
 
 #[tokio::test]
 async fn the_operator_learns_that_the_store_went_away_while_jobs_wait_and_that_it_is_back() {
-    let fixture = mk_fixture_with(|config| {
-        config.worker_authentication = WorkerAuthentication::Custom(Arc::new(Named));
-        config.store_probe_interval = Duration::from_millis(20);
-    })
-    .await;
+    let fixture = mk_cluster_with(|config| config.store_probe_interval = Duration::from_millis(20)).await;
     let mut client = operator_client(&fixture).await;
-    let request = operator::WatchRequest { interval_ms: 200 };
-    let mut states = client
-        .watch(signed("operator", request))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut states = watch(&mut client).await;
     let first = state_where(&mut states, |_| true).await;
     assert_eq!(
         (first.store_ready, first.store_reason.as_str()),
@@ -336,12 +336,7 @@ async fn the_operator_sees_work_and_workers_and_lets_workers_leave() {
         .await;
     let job = fixture.submit(mk_job("a")).await;
     let mut client = operator_client(&fixture).await;
-    let request = operator::WatchRequest { interval_ms: 200 };
-    let mut states = client
-        .watch(signed("operator", request))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut states = watch(&mut client).await;
     let state = state_where(&mut states, |state| state.waiting_jobs == 1).await;
     let without_worker: Vec<_> = state
         .groups
@@ -412,12 +407,7 @@ async fn workers_work_again_when_the_operator_does_not_say_again_that_they_shall
     let fixture = mk_cluster_with(|config| config.clock = clock.clone()).await;
     let _worker = connect(&fixture, "pod-a/1", "pod-a").await.unwrap();
     let mut client = operator_client(&fixture).await;
-    let request = operator::WatchRequest { interval_ms: 200 };
-    let mut states = client
-        .watch(signed("operator", request))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut states = watch(&mut client).await;
     let leaves = |leaves: bool| {
         move |state: &operator::ClusterState| {
             state

@@ -161,26 +161,51 @@ impl State {
         let entry = &mut self.tasks[task];
         entry.attempts += 1;
         let (job, class, alone) = (entry.job, entry.class, entry.alone);
-        let at = usize::from(class);
-        self.classes.entries[at].served_at = self.now;
-        let own_bytes = self.classes.entries[at].key.requirements.host_memory_bytes;
+        let number = entry.attempts;
+        self.classes.entries[usize::from(class)].served_at = self.now;
         let charged = if place == Place::Control {
             0
         } else {
             self.types.entries[entry.kind as usize].mean_microseconds
         };
         let attempt = self.attempts.insert(Attempt {
+            number,
+            lease: Lease::Held,
+            alone: alone && place == Place::Slot,
+            charged,
+            speculative,
+            ..self.blank_attempt(task, worker, device, class, place == Place::Control)
+        });
+        self.attempts[attempt].id = self.attempts.id(attempt);
+        self.jobs[job].last_attempt = attempt;
+        self.put(attempt, worker, device, place);
+        self.charge(job, charged);
+        attempt
+    }
+
+    /// The entry of an attempt that has no id, lease and place yet. `class` is that of its needs.
+    pub(crate) fn blank_attempt(
+        &self,
+        task: u32,
+        worker: u32,
+        device: u16,
+        class: u8,
+        in_control: bool,
+    ) -> Attempt {
+        let job = self.tasks[task].job;
+        let at = usize::from(class);
+        Attempt {
             id: 0,
             task,
             job,
             worker,
             worker_id: self.workers[worker].id,
-            number: entry.attempts,
+            number: 0,
             device,
             class,
             place: Place::None,
-            lease: Lease::Held,
-            alone: alone && place == Place::Slot,
+            lease: Lease::Lost,
+            alone: false,
             recalling: false,
             left: false,
             discarded: false,
@@ -188,15 +213,15 @@ impl State {
             regained: false,
             adopted_slots: 0,
             level: None,
-            needs_host_bytes: if place == Place::Control {
-                own_bytes
+            needs_host_bytes: if in_control {
+                self.classes.entries[at].key.requirements.host_memory_bytes
             } else {
                 self.classes.host_bytes[at]
             },
             needs_vram_bytes: self.classes.vram_bytes[at],
             host_bytes: 0,
             vram_bytes: 0,
-            charged,
+            charged: 0,
             clock_start: 0,
             on_clock: false,
             device_microseconds: 0,
@@ -207,13 +232,8 @@ impl State {
             previous: NONE,
             next: NONE,
             recalled_for: 0,
-            speculative,
-        });
-        self.attempts[attempt].id = self.attempts.id(attempt);
-        self.jobs[job].last_attempt = attempt;
-        self.put(attempt, worker, device, place);
-        self.charge(job, charged);
-        attempt
+            speculative: false,
+        }
     }
 
     /// Books a place of a worker for an attempt that has none.

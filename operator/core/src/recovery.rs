@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::slab::NONE;
 use crate::state::State;
-use crate::tasks::{Places, Stage, new_task};
+use crate::tasks::{Described, Stage, new_task};
 use crate::timers::Timer;
 
 /// What is still open after a recovery.
@@ -396,31 +396,17 @@ impl Replay {
         mut spec: Arc<TaskSpec>,
     ) -> Result<u32, RecoveryError> {
         let state = &mut self.state;
-        let kind = state
-            .types
-            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let inputs: Places = spec
-            .inputs
-            .iter()
-            .map(|name| state.artifact_index(job, name))
-            .collect();
-        let outputs: Places = spec
-            .outputs
-            .iter()
-            .map(|name| state.artifact_index(job, name))
-            .collect();
+        let Described {
+            kind,
+            inputs,
+            outputs,
+            dependencies,
+            height,
+        } = state.described(job, &mut spec);
         for input in &inputs {
             state.jobs[job].artifacts[*input as usize].consumed = true;
         }
-        state.keep_names_once(job, &mut spec, &inputs, &outputs);
-        let entry = &state.jobs[job];
-        let dependencies: Places = spec
-            .depends_on
-            .iter()
-            .filter_map(|name| entry.by_request.get(name).copied())
-            .collect();
-        let order = entry.tasks.len() as u32;
-        let height = state.height_above(&dependencies);
+        let order = state.jobs[job].tasks.len() as u32;
         let (request_id, concludes) = (spec.request_id.clone(), spec.concludes_job);
         let mut entry = new_task(
             job,
@@ -877,52 +863,15 @@ impl State {
         } else {
             entry.class
         };
-        let at = usize::from(class);
-        let in_control = device == NO_DEVICE;
         let slots = self.workers[worker]
             .devices
             .get(usize::from(device))
             .map_or(1, |device| device.slots.max(1));
-        let own_bytes = self.classes.entries[at].key.requirements.host_memory_bytes;
         let attempt = self.attempts.insert(Attempt {
             id: held.attempt.0,
-            task,
-            job,
-            worker,
-            worker_id: self.workers[worker].id,
             number: held.number,
-            device,
-            class,
-            place: Place::None,
-            lease: Lease::Lost,
-            alone: false,
-            recalling: false,
-            left: false,
-            discarded: false,
-            suspect: false,
-            regained: false,
             adopted_slots: slots,
-            level: None,
-            needs_host_bytes: if in_control {
-                own_bytes
-            } else {
-                self.classes.host_bytes[at]
-            },
-            needs_vram_bytes: self.classes.vram_bytes[at],
-            host_bytes: 0,
-            vram_bytes: 0,
-            charged: 0,
-            clock_start: 0,
-            on_clock: false,
-            device_microseconds: 0,
-            assigned_at: self.now,
-            confirmed_at: self.now,
-            started_at: None,
-            older: self.jobs[job].last_attempt,
-            previous: NONE,
-            next: NONE,
-            recalled_for: 0,
-            speculative: false,
+            ..self.blank_attempt(task, worker, device, class, device == NO_DEVICE)
         });
         self.jobs[job].last_attempt = attempt;
         self.adopted.insert(held.attempt.0, attempt);

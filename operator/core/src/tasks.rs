@@ -8,7 +8,7 @@ use crate::action::{Action, JobPhase, Refusal, StopReason, TaskChange};
 use crate::channels::Links;
 use crate::classes::ClassKey;
 use crate::fact::Fact;
-use crate::model::{AttemptId, Lane, TaskId, TaskSpec, Timestamp, Usage};
+use crate::model::{ArtifactName, AttemptId, Lane, TaskId, TaskSpec, Timestamp, Usage};
 use crate::slab::NONE;
 use crate::state::State;
 
@@ -216,6 +216,15 @@ pub(crate) fn new_task(
     }
 }
 
+/// What a task's description names, as entries of the state.
+pub(crate) struct Described {
+    pub(crate) kind: u32,
+    pub(crate) inputs: Places,
+    pub(crate) outputs: Places,
+    pub(crate) dependencies: Places,
+    pub(crate) height: u8,
+}
+
 impl State {
     pub(crate) fn check_task_sizes(&self, spec: &TaskSpec) -> Result<(), Refusal> {
         let limit = self.limits.opaque_bytes;
@@ -239,13 +248,7 @@ impl State {
 
     /// Lets a description share the names that its job, its artifacts and its type have already: there are a million
     /// tasks, and each would keep its own copies.
-    pub(crate) fn keep_names_once(
-        &self,
-        job: u32,
-        spec: &mut Arc<TaskSpec>,
-        inputs: &[u32],
-        outputs: &[u32],
-    ) {
+    fn keep_names_once(&self, job: u32, spec: &mut Arc<TaskSpec>, inputs: &[u32], outputs: &[u32]) {
         // Somebody who shares the description has a reason to keep it.
         let Some(spec) = Arc::get_mut(spec) else { return };
         let job = &self.jobs[job];
@@ -268,6 +271,33 @@ impl State {
         }
     }
 
+    /// Finds what a description names among what the job has, and makes it share those names; artifacts that it names
+    /// first are made.
+    pub(crate) fn described(&mut self, job: u32, spec: &mut Arc<TaskSpec>) -> Described {
+        let kind = self
+            .types
+            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
+        let mut places = |names: &[ArtifactName]| -> Places {
+            names.iter().map(|name| self.artifact_index(job, name)).collect()
+        };
+        let (inputs, outputs) = (places(&spec.inputs), places(&spec.outputs));
+        self.keep_names_once(job, spec, &inputs, &outputs);
+        let by_request = &self.jobs[job].by_request;
+        let dependencies: Places = spec
+            .depends_on
+            .iter()
+            .filter_map(|name| by_request.get(name).copied())
+            .collect();
+        let height = self.height_above(&dependencies);
+        Described {
+            kind,
+            inputs,
+            outputs,
+            dependencies,
+            height,
+        }
+    }
+
     /// Creates a task whose request id is new and whose dependencies are known.
     pub(crate) fn create_task(
         &mut self,
@@ -277,27 +307,14 @@ impl State {
         class: u8,
         out: &mut Vec<Action>,
     ) -> u32 {
-        let kind = self
-            .types
-            .intern(&spec.task_type, &spec.requirements, spec.estimated_device_time);
-        let inputs: Places = spec
-            .inputs
-            .iter()
-            .map(|name| self.artifact_index(job, name))
-            .collect();
-        let outputs: Places = spec
-            .outputs
-            .iter()
-            .map(|name| self.artifact_index(job, name))
-            .collect();
-        self.keep_names_once(job, &mut spec, &inputs, &outputs);
+        let Described {
+            kind,
+            inputs,
+            outputs,
+            dependencies,
+            height,
+        } = self.described(job, &mut spec);
         let entry = &self.jobs[job];
-        let dependencies: Places = spec
-            .depends_on
-            .iter()
-            .filter_map(|name| entry.by_request.get(name).copied())
-            .collect();
-        let height = self.height_above(&dependencies);
         let (order, epoch) = (entry.tasks.len() as u32, entry.epoch);
         let request_id = spec.request_id.clone();
         let concludes = spec.concludes_job;
