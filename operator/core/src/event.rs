@@ -189,7 +189,7 @@ pub struct Limits {
     pub lease: Milliseconds,
     /// How long running attempts live on after their worker's stream broke.
     pub reconnect_grace: Milliseconds,
-    /// First wait before a failed task is tried again; doubles up to `backoff_max`.
+    /// First wait before a failed task is tried again; grows fourfold with each failure up to `backoff_max`.
     pub backoff: Milliseconds,
     /// Longest wait before a failed task is tried again.
     pub backoff_max: Milliseconds,
@@ -246,7 +246,7 @@ impl Default for Limits {
         Limits {
             lease: Milliseconds(30_000),
             reconnect_grace: Milliseconds(10_000),
-            backoff: Milliseconds(1_000),
+            backoff: Milliseconds(250),
             backoff_max: Milliseconds(60_000),
             infrastructure_retry_limit: 100,
             crashes_per_task: 3,

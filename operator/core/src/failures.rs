@@ -12,8 +12,11 @@ use crate::state::State;
 use crate::tasks::Stage;
 use crate::timers::Timer;
 
-/// Doublings of the backoff that are counted: far beyond every longest wait.
-const BACKOFF_DOUBLINGS: u32 = 20;
+/// Each failure of a task makes its next wait so many times as long: what was an accident goes on almost at once, and
+/// three retries still outlast a hiccup of five seconds.
+const BACKOFF_GROWTH: u64 = 4;
+/// Failures that are counted for the backoff: far beyond every longest wait.
+const BACKOFF_FAILURES: u32 = 16;
 
 /// What a failure means for its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,18 +248,10 @@ impl State {
     }
 
     fn backoff(&self, task: u32) -> Milliseconds {
-        let doublings = self.tasks[task]
-            .trouble()
-            .failures
-            .saturating_sub(1)
-            .min(BACKOFF_DOUBLINGS);
-        Milliseconds(
-            self.limits
-                .backoff
-                .0
-                .saturating_mul(1 << doublings)
-                .min(self.limits.backoff_max.0),
-        )
+        let failures = self.tasks[task].trouble().failures;
+        let growth = BACKOFF_GROWTH.saturating_pow(failures.saturating_sub(1).min(BACKOFF_FAILURES));
+        let wait = self.limits.backoff.0.saturating_mul(growth);
+        Milliseconds(wait.min(self.limits.backoff_max.0))
     }
 
     /// Moves a task to the class of larger devices or workers than those on which it ran out of memory.
