@@ -166,7 +166,7 @@ impl State {
         let charged = if place == Place::Control {
             0
         } else {
-            self.types.entries[entry.kind as usize].mean_microseconds
+            self.expected_microseconds(task)
         };
         let attempt = self.attempts.insert(Attempt {
             number,
@@ -758,6 +758,7 @@ impl State {
             if let Some(worker) = worker.filter(|_| self.groups.len() > 1) {
                 self.measure_group(worker, taken, mean);
             }
+            self.measure_tenant(self.jobs[self.tasks[task].job].tenant, taken, mean);
             self.types.measure(kind, taken);
         }
         let job = self.tasks[task].job;

@@ -16,6 +16,7 @@ use crate::model::{
 use crate::order::{MaskTree, Rank};
 use crate::permits::JobPermits;
 use crate::queue::ClassQueues;
+use crate::speed::USUAL;
 use crate::state::State;
 use crate::tasks::Stage;
 use crate::timers::Timer;
@@ -39,6 +40,8 @@ pub(crate) struct Tenant {
     pub(crate) share: u64,
     /// Corrections of estimates that wait for the next change of the rank.
     pub(crate) correction: i64,
+    /// How long its tasks take in relation to the means of their types, in parts of [`USUAL`].
+    pub(crate) pace: u64,
     pub(crate) jobs: MaskTree,
     /// Rank and classes as they stand in the order of tenants.
     pub(crate) published: Option<(Rank, u64)>,
@@ -158,6 +161,7 @@ impl State {
             capped: false,
             share: self.tenant_floor,
             correction: 0,
+            pace: USUAL,
             jobs: MaskTree::new(),
             published: None,
             floor: 0,

@@ -367,6 +367,10 @@ impl State {
     }
 
     fn lose_all(&mut self, worker: u32, why: &str, out: &mut Vec<Action>) {
+        let heard = self.workers[worker].last_heard;
+        for device in &mut self.workers[worker].devices {
+            device.skip(heard, self.now);
+        }
         let attempts: Vec<u32> = self.workers[worker].attempts().collect();
         for attempt in attempts {
             if self.attempts[attempt].place != Place::None {

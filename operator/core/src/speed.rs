@@ -11,7 +11,7 @@ use crate::model::Lane;
 use crate::state::State;
 
 /// Slowness of a group whose tasks take the mean of their types.
-const USUAL: u64 = 1_024;
+pub(crate) const USUAL: u64 = 1_024;
 /// Weight of a new measurement: one eighth.
 const MEAN_SHIFT: u32 = 3;
 /// Measurements without which nothing is known of a group.
@@ -95,14 +95,26 @@ impl State {
             return;
         };
         let group = &mut self.groups[holder.group as usize];
-        // One hung attempt says nothing of its group.
-        let ratio = (taken.saturating_mul(USUAL) / mean.max(1)).min(USUAL * 16);
-        group.slowness = group.slowness - (group.slowness >> MEAN_SHIFT) + (ratio >> MEAN_SHIFT);
-        group.slowness = group.slowness.max(1);
+        group.slowness = moved(group.slowness, taken, mean);
         group.measurements = group.measurements.saturating_add(1);
         let groups = &self.groups;
         self.groups_by_speed
             .sort_by_key(|group| (groups[*group as usize].slowness, *group));
+    }
+
+    /// A task of a tenant took so long where the mean of its type is `mean`.
+    pub(crate) fn measure_tenant(&mut self, tenant: u32, taken: u64, mean: u64) {
+        let tenant = &mut self.tenants[tenant as usize];
+        tenant.pace = moved(tenant.pace, taken, mean);
+    }
+
+    /// What a task is charged when it is assigned: the mean of its type, as far as tasks of its tenant take as long.
+    /// What differs is corrected at its end, but until then its tenant would be given too much or too little.
+    pub(crate) fn expected_microseconds(&self, task: u32) -> u64 {
+        let entry = &self.tasks[task];
+        let tenant = self.jobs[entry.job].tenant;
+        let mean = self.types.entries[entry.kind as usize].steady_microseconds;
+        mean.saturating_mul(self.tenants[tenant as usize].pace) / USUAL
     }
 
     fn sorts_by_speed(&self) -> bool {
@@ -193,4 +205,10 @@ impl State {
         let rounds_apart = u64::from(!own.holds_back);
         own.slowness * slots > slowest * (ready + (2 + rounds_apart) * slots)
     }
+}
+
+/// A relation to the mean, in parts of [`USUAL`], after one more measurement. One hung attempt does not say much.
+fn moved(relation: u64, taken: u64, mean: u64) -> u64 {
+    let ratio = (taken.saturating_mul(USUAL) / mean.max(1)).min(USUAL * 16);
+    (relation - (relation >> MEAN_SHIFT) + (ratio >> MEAN_SHIFT)).max(1)
 }

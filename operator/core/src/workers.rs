@@ -50,6 +50,13 @@ impl Device {
         self.clock += passed.checked_div(self.sharing).unwrap_or(0);
         self.clock_at = now;
     }
+
+    /// Takes back the time since its worker was last heard of: a tenant whose worker dies unnoticed has got nothing
+    /// for it.
+    pub(crate) fn skip(&mut self, heard: Timestamp, now: Timestamp) {
+        self.advance(heard.max(self.clock_at));
+        self.clock_at = now;
+    }
 }
 
 /// A worker.

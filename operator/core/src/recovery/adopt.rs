@@ -77,7 +77,7 @@ impl State {
         entry.attempts = entry.attempts.max(held.number);
         entry.fence = entry.fence.min(held.number - 1);
         entry.current = attempt;
-        let (kind, alone) = (entry.kind, entry.alone);
+        let alone = entry.alone;
         // Others that this epoch knows nothing of may have been before it.
         if self.counts_of(task) != told {
             self.record_counts(task, out);
@@ -87,7 +87,7 @@ impl State {
         self.attempts[attempt].left = held.completed;
         self.book_adopted(attempt, worker, place);
         if place != Place::Control {
-            let charged = self.types.entries[kind as usize].mean_microseconds;
+            let charged = self.expected_microseconds(task);
             self.attempts[attempt].charged = charged;
             self.charge(job, charged);
             if alone && place == Place::Slot {
