@@ -419,6 +419,7 @@ pub(crate) fn call(
             call,
             attempt,
             task: (!send.request_id.is_empty()).then(|| send.request_id.into()),
+            number: send.number,
             payload: send.payload.into(),
         },
         Call::ReadChannel(read) => Event::ChannelOpened {

@@ -546,24 +546,21 @@ async fn a_message_to_a_channel_that_is_sent_again_after_a_broken_stream_arrives
     fixture.submit(mk_job("channel")).await;
     let plan = worker.expect_assign().await;
     worker.start(&plan).await;
-    let message = |payload: &[u8]| {
-        let payload = payload.to_vec();
-        call::Call::SendChannelMessage(wire::SendChannelMessage {
-            request_id: String::new(),
-            payload,
-        })
-    };
-    let send = |call_id, payload: &[u8]| wire::Call {
+    let send = |call_id, number, payload: &[u8]| wire::Call {
         call_id,
         attempt_id: plan.attempt_id,
-        call: Some(message(payload)),
+        call: Some(call::Call::SendChannelMessage(wire::SendChannelMessage {
+            request_id: String::new(),
+            payload: payload.to_vec(),
+            number,
+        })),
     };
-    worker.send(send(900, b"one")).await;
+    worker.send(send(900, 0, b"one")).await;
     assert_eq!(worker.expect_answer(900).await.error, "");
     // The same call again, as after a stream that broke before the answer came, then another.
-    worker.send(send(900, b"one")).await;
+    worker.send(send(900, 0, b"one")).await;
     assert_eq!(worker.expect_answer(900).await.error, "");
-    worker.send(send(901, b"two")).await;
+    worker.send(send(901, 1, b"two")).await;
     assert_eq!(worker.expect_answer(901).await.error, "");
     let request_id = "@root".to_owned();
     worker

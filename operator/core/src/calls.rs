@@ -57,9 +57,12 @@ impl State {
             Event::PermitRequested { name, bytes, .. } => {
                 return self.permit_requested(call, id, job, &name, bytes, out);
             }
-            Event::ChannelMessageSent { task, payload, .. } => {
-                self.channel_message_sent(attempt, job, task, &payload, out)
-            }
+            Event::ChannelMessageSent {
+                task,
+                number,
+                payload,
+                ..
+            } => self.channel_message_sent(attempt, job, task, number, &payload, out),
             Event::ArtifactBound { name, binding, .. } => Ok(self.artifact_bound(job, &name, binding, out)),
             Event::ArtifactResolved { name, .. } => self.artifact_resolved(job, &name),
             Event::ArtifactsDeleted { names, .. } => Ok(self.artifacts_deleted(job, &names, out)),

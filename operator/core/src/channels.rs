@@ -3,6 +3,7 @@
 //! A channel belongs to a task, keeps all of its messages and is closed only when the task is terminal. A
 //! subscription is answered when its task is terminal, at once where it is already.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::action::{Action, Answer, Refusal, TaskOutcome};
@@ -20,11 +21,29 @@ const SWEEP: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     subscribers: Vec<(CallId, AttemptId)>,
-    messages: Vec<Arc<[u8]>>,
+    messages: Vec<Message>,
     message_bytes: usize,
+    /// Number of the last message of each attempt that has sent any.
+    heard: BTreeMap<AttemptId, u64>,
     readers: Vec<(CallId, AttemptId)>,
     /// First offset that each reader wants.
     starts: Vec<u64>,
+}
+
+/// A message of a channel.
+#[derive(Debug)]
+struct Message {
+    sender: AttemptId,
+    number: u64,
+    payload: Arc<[u8]>,
+}
+
+impl Links {
+    fn append(&mut self, message: Message) {
+        self.message_bytes += message.payload.len();
+        self.heard.insert(message.sender, message.number);
+        self.messages.push(message);
+    }
 }
 
 impl State {
@@ -129,22 +148,27 @@ impl State {
         if let Some(links) = &mut self.tasks[task].links {
             links.messages.clear();
             links.message_bytes = 0;
+            links.heard.clear();
         }
     }
 
     /// A message that was sent before the recovery.
-    pub(crate) fn restore_message(&mut self, task: u32, payload: Arc<[u8]>) {
-        let links = self.links(task);
-        links.message_bytes += payload.len();
-        links.messages.push(payload);
+    pub(crate) fn restore_message(&mut self, task: u32, sender: AttemptId, number: u64, payload: Arc<[u8]>) {
+        self.links(task).append(Message {
+            sender,
+            number,
+            payload,
+        });
     }
 
     pub(crate) fn checkpoint_channel(&self, task: u32, facts: &mut Vec<Fact>) {
         let messages = self.tasks[task].links.iter().flat_map(|links| &links.messages);
-        facts.extend(messages.map(|payload| Fact::ChannelMessageSent {
+        facts.extend(messages.map(|message| Fact::ChannelMessageSent {
             task: TaskId(self.tasks.id(task)),
             sender: None,
-            payload: payload.clone(),
+            attempt: message.sender,
+            number: message.number,
+            payload: message.payload.clone(),
         }));
     }
 
@@ -175,10 +199,12 @@ impl State {
         attempt: u32,
         job: u32,
         name: Option<RequestId>,
+        number: u64,
         payload: &Arc<[u8]>,
         out: &mut Vec<Action>,
     ) -> Result<Answer, Refusal> {
         let own = self.attempts[attempt].task;
+        let sender = self.attempt_id(attempt);
         let task = match name {
             None => own,
             Some(name) => {
@@ -192,6 +218,11 @@ impl State {
                 what: "opaque_bytes",
                 limit: limits.opaque_bytes as u64,
             });
+        }
+        let links = self.tasks[task].links.as_ref();
+        let last = links.and_then(|links| links.heard.get(&sender));
+        if last.is_some_and(|last| number <= *last) {
+            return Ok(Answer::Done);
         }
         if self.tasks[task].stage.is_terminal() {
             return Err(Refusal::NotFound(self.tasks[task].spec.request_id.clone()));
@@ -211,8 +242,11 @@ impl State {
             });
         }
         let offset = links.messages.len() as u64;
-        links.message_bytes += payload.len();
-        links.messages.push(payload.clone());
+        links.append(Message {
+            sender,
+            number,
+            payload: payload.clone(),
+        });
         let readers: Vec<(CallId, AttemptId)> = links
             .readers
             .iter()
@@ -227,6 +261,8 @@ impl State {
         self.record(out, || Fact::ChannelMessageSent {
             task: TaskId(self.tasks.id(task)),
             sender: Some(TaskId(self.tasks.id(own))),
+            attempt: sender,
+            number,
             payload: payload.clone(),
         });
         Ok(Answer::Done)
@@ -249,7 +285,8 @@ impl State {
         let over = self.tasks[task].stage.is_terminal();
         let links = self.links(task);
         let end = links.messages.len() as u64;
-        let replay: Vec<Arc<[u8]>> = links.messages.iter().skip(start as usize).cloned().collect();
+        let missed = links.messages.iter().skip(start as usize);
+        let replay: Vec<Arc<[u8]>> = missed.map(|message| message.payload.clone()).collect();
         for (at, payload) in replay.into_iter().enumerate() {
             self.tell_reader(call, attempt, start + at as u64, Some(payload), out);
         }

@@ -103,11 +103,13 @@ pub enum Event {
         attempt: AttemptId,
         tasks: Vec<RequestId>,
     },
-    /// An attempt appends to the channel of a task (of its own where `task` is none).
+    /// An attempt appends to the channel of a task (of its own where `task` is none). It numbers what it sends there
+    /// from 0 on, so that a message that was sent again counts once.
     ChannelMessageSent {
         call: CallId,
         attempt: AttemptId,
         task: Option<RequestId>,
+        number: u64,
         payload: Arc<[u8]>,
     },
     /// An attempt reads the channel of a task from an offset on.

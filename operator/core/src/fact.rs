@@ -222,6 +222,10 @@ pub enum Fact {
         task: TaskId,
         /// Task that sent it, which can't be tried again in place from then on. None in checkpoints.
         sender: Option<TaskId>,
+        /// The attempt that sent it.
+        attempt: AttemptId,
+        /// As the attempt numbers what it sends to this channel.
+        number: u64,
         /// The message.
         payload: Arc<[u8]>,
     },

@@ -322,6 +322,7 @@ fn a_channel_replays_from_an_offset_and_ends_with_its_task() {
             call,
             attempt,
             task: None,
+            number: u64::from(byte),
             payload: Arc::from([byte]),
         });
     }
@@ -359,6 +360,7 @@ fn a_channel_writer_that_has_sent_is_not_retried_in_place_but_its_parent_begins_
         call,
         attempt: writer,
         task: None,
+        number: 0,
         payload: Arc::from([1u8]),
     });
     let actions = hand.fail(writer, FailureClass::Retryable);
@@ -1895,6 +1897,72 @@ fn a_completion_that_was_not_recorded_is_accepted_by_the_next_leader() {
     hand.succeed(held.attempt);
     let task = hand.state.task(hand.task(job, "prove-0")).unwrap();
     assert_eq!((task.state, task.attempts), (TaskState::Succeeded, 1));
+}
+
+#[test]
+fn a_message_to_a_channel_that_is_sent_again_to_the_next_leader_arrives_once() {
+    let (mut before, job, root) = two_workers_that_run();
+    let writer = before.attempt_of(job, "prove-0");
+    let send = |hand: &mut Hand, number: u64| {
+        let call = hand.call();
+        let actions = hand.tell(Event::ChannelMessageSent {
+            call,
+            attempt: writer,
+            task: None,
+            number,
+            payload: Arc::from([number as u8]),
+        });
+        let answered = |action: &Action| {
+            matches!(
+                action,
+                Action::Answer {
+                    answer: Ok(Answer::Done),
+                    ..
+                }
+            )
+        };
+        assert!(actions.iter().any(answered), "{actions:?}");
+    };
+    let read = |hand: &mut Hand, reader: AttemptId| {
+        let call = hand.call();
+        let actions = hand.tell(Event::ChannelOpened {
+            call,
+            attempt: reader,
+            task: "prove-0".into(),
+            start_offset: 0,
+        });
+        let messages = actions.iter().filter_map(|action| match action {
+            Action::ChannelMessage { payload, .. } => payload.as_ref().map(|bytes| bytes[0]),
+            _ => None,
+        });
+        messages.collect::<Vec<_>>()
+    };
+    send(&mut before, 0);
+    send(&mut before, 1);
+    send(&mut before, 1);
+    assert_eq!(read(&mut before, root), [0, 1]);
+    let held = before.held(job, "prove-0", 1);
+    for facts in [before.facts(), before.state.checkpoint()] {
+        let mut hand = before.taken_over(2);
+        hand.state = State::recover(hand.state.limits().clone(), 2, facts, Timestamp(hand.now)).unwrap();
+        let name = if before.state.attempt(writer).unwrap().worker.0 == 1 {
+            "one"
+        } else {
+            "two"
+        };
+        let other = if name == "one" { "two" } else { "one" };
+        let mut holds = vec![vec![held], vec![before.held(job, "prove-1", 1)]];
+        let with_root = usize::from(
+            before.state.attempt(root).unwrap().worker.0 != before.state.attempt(writer).unwrap().worker.0,
+        );
+        holds[with_root].push(planner(&before, root));
+        hand.comes_back(12, other, small(), holds.pop().unwrap());
+        hand.comes_back(11, name, small(), holds.pop().unwrap());
+        // The answer to the second one was lost with the leader; the third one is new.
+        send(&mut hand, 1);
+        send(&mut hand, 2);
+        assert_eq!(read(&mut hand, root), [0, 1, 2]);
+    }
 }
 
 #[test]

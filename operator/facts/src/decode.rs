@@ -158,6 +158,8 @@ fn fact_of_others(kind: Kind) -> Result<Fact, FactError> {
         Kind::ChannelMessageSent(message) => Fact::ChannelMessageSent {
             task: TaskId(message.task),
             sender: (message.sender != 0).then_some(TaskId(message.sender)),
+            attempt: AttemptId(message.attempt),
+            number: message.number,
             payload: message.payload.into(),
         },
         Kind::CacheEntryStands(message) => Fact::CacheEntryStands {

@@ -123,10 +123,14 @@ fn kind_of_others(fact: &Fact) -> Kind {
         Fact::ChannelMessageSent {
             task,
             sender,
+            attempt,
+            number,
             payload,
         } => Kind::ChannelMessageSent(proto::ChannelMessageSent {
             task: task.0,
             sender: sender.map_or(0, |sender| sender.0),
+            attempt: attempt.0,
+            number: *number,
             payload: payload.to_vec(),
         }),
         Fact::CacheEntryStands {

@@ -289,6 +289,8 @@ impl Draw {
             23 => Fact::ChannelMessageSent {
                 task: self.task(),
                 sender: self.option(|draw| TaskId(draw.long().max(1))),
+                attempt: AttemptId(self.long()),
+                number: self.long(),
                 payload: self.bytes(),
             },
             24 => Fact::CacheEntryStands {

@@ -28,11 +28,13 @@ struct Pending {
 pub(crate) struct Calls {
     pending: BTreeMap<u64, Pending>,
     last_id: u64,
+    /// How many messages each attempt has sent to each channel.
+    sent: BTreeMap<(u64, String), u64>,
 }
 
 impl Calls {
     /// Notes a call and answers with the message for the coordinator, or refuses it to its caller.
-    pub(crate) fn add(&mut self, attempt_id: u64, call: call::Call, reply: Reply) -> Option<Call> {
+    pub(crate) fn add(&mut self, attempt_id: u64, mut call: call::Call, reply: Reply) -> Option<Call> {
         if self.pending.len() >= PENDING_CALLS {
             let message =
                 format!("{PENDING_CALLS} calls of this worker wait for the coordinator: try again later");
@@ -40,6 +42,14 @@ impl Calls {
             return None;
         }
         self.last_id += 1;
+        if let call::Call::SendChannelMessage(send) = &mut call {
+            let sent = self
+                .sent
+                .entry((attempt_id, send.request_id.clone()))
+                .or_default();
+            send.number = *sent;
+            *sent += 1;
+        }
         let call = Call {
             call_id: self.last_id,
             attempt_id,
@@ -165,6 +175,7 @@ impl Calls {
 
     /// Attempts are gone: who waits in them is told.
     pub(crate) fn drop_attempts(&mut self, attempts: &BTreeSet<u64>) {
+        self.sent.retain(|(attempt, _), _| !attempts.contains(attempt));
         let gone: Vec<u64> = self
             .pending
             .iter()
@@ -206,7 +217,7 @@ fn refusal(answer: &Answer) -> CallError {
 
 #[cfg(test)]
 mod tests {
-    use prover_wire::protocol::{CompleteMarker, ReadChannel, SubscribeTasks};
+    use prover_wire::protocol::{CompleteMarker, ReadChannel, SendChannelMessage, SubscribeTasks};
 
     use super::*;
 
@@ -229,6 +240,31 @@ mod tests {
         });
         assert!(first.try_recv().unwrap().is_ok());
         assert_eq!(calls.again(), vec![waiting]);
+    }
+
+    #[test]
+    fn messages_are_counted_for_each_attempt_and_channel_and_keep_their_number_when_they_are_sent_again() {
+        let mut calls = Calls::default();
+        let mut send = |attempt, channel: &str| {
+            let call = call::Call::SendChannelMessage(SendChannelMessage {
+                request_id: channel.to_owned(),
+                ..SendChannelMessage::default()
+            });
+            let (sender, receiver) = oneshot::channel();
+            let call = calls.add(attempt, call, Reply::Once(sender)).unwrap();
+            let Some(call::Call::SendChannelMessage(sent)) = &call.call else {
+                unreachable!("it is what was added")
+            };
+            (sent.number, call.clone(), receiver)
+        };
+        let (first, second) = (send(7, ""), send(7, ""));
+        assert_eq!(
+            (first.0, second.0, send(7, "other").0, send(8, "").0),
+            (0, 1, 0, 0)
+        );
+        assert_eq!(calls.again(), vec![first.1, second.1]);
+        calls.drop_attempts(&[7].into());
+        assert_eq!(calls.sent.len(), 1, "the counts of an attempt that is gone go");
     }
 
     #[test]

@@ -361,7 +361,12 @@ impl AgentService for Service {
         if !request_id.is_empty() {
             check(validate::name("request id", &request_id))?;
         }
-        let call = call::Call::SendChannelMessage(wire::SendChannelMessage { request_id, payload });
+        let call = call::Call::SendChannelMessage(wire::SendChannelMessage {
+            request_id,
+            payload,
+            // Set where its attempt's messages are counted.
+            number: 0,
+        });
         self.call(attempt_id, call).await?;
         Ok(Response::new(Empty {}))
     }

@@ -218,14 +218,7 @@ impl Engine {
                 };
                 self.send(worker, Outbound::Acknowledged(message));
             }
-            Held::Answer { worker, answer } => {
-                if let Some(record) = self.workers.get_mut(&worker)
-                    && let Some(answered) = record.channel_sends.get_mut(&answer.call_id)
-                {
-                    *answered = Some(answer.clone());
-                }
-                self.send(worker, Outbound::Answer(answer));
-            }
+            Held::Answer { worker, answer } => self.send(worker, Outbound::Answer(answer)),
             Held::Channel { worker, message } => self.send(worker, Outbound::ChannelMessage(message)),
             Held::Delete(deletion) => self.deletions.push(deletion),
             Held::EndWaiting { sender, view } => drop(sender.send_replace(Arc::new(*view))),

@@ -33,9 +33,6 @@ const LOST_WORKER_MEMORY: Milliseconds = Milliseconds(60_000);
 /// Reason of a job whose concluding task proved nothing that can be shown.
 const INVALID_CONCLUSION: &str = "InvalidConclusion";
 
-/// Messages to channels that are remembered per worker: more than an agent has calls without an answer.
-const CHANNEL_SENDS_REMEMBERED: usize = 16_384;
-
 /// Metric label of what is said about another worker's attempt.
 const FOREIGN_ATTEMPT: &str = "foreign_attempt";
 
@@ -88,9 +85,6 @@ pub(super) struct Worker {
     pub(super) idle_since: Option<Timestamp>,
     /// Calls about artifacts that wait for their answer, with the name that they are about.
     pub(super) named_calls: BTreeMap<u64, ArtifactName>,
-    /// The latest messages to channels, by call, with their answers where there are any: an agent whose stream
-    /// broke sends what was not answered again, and a channel must not get it twice.
-    pub(super) channel_sends: BTreeMap<u64, Option<wire::Answer>>,
 }
 
 impl Engine {
@@ -227,9 +221,9 @@ impl Engine {
         identity: Identity,
         session: SessionHandle,
     ) -> Arc<Backend> {
-        let (mut named_calls, mut channel_sends) = (BTreeMap::new(), BTreeMap::new());
+        let mut named_calls = BTreeMap::new();
         if let Some(previous) = self.workers.remove(&worker) {
-            (named_calls, channel_sends) = (previous.named_calls, previous.channel_sends);
+            named_calls = previous.named_calls;
             if let Some(older) = previous.session {
                 older.closer.close(Status::aborted(
                     "another stream of this worker took the place of this one",
@@ -263,7 +257,6 @@ impl Engine {
             process_nonce: hello.process_nonce,
             idle_since: None,
             named_calls,
-            channel_sends,
         };
         self.groups.remember(&record.spec);
         self.workers.insert(worker, record);
@@ -673,31 +666,15 @@ impl Engine {
         self.apply(event);
     }
 
-    /// Notes what answering the call will need. False: the call came before, so that nothing is to be done.
+    /// Notes what answering the call will need. False: nothing is known of the worker.
     fn note_call(&mut self, worker: WorkerId, event: &Event) -> bool {
         let Some(record) = self.workers.get_mut(&worker) else {
             return false;
         };
-        match event {
-            Event::ArtifactBound { call, name, .. } | Event::ArtifactResolved { call, name, .. } => {
-                record
-                    .named_calls
-                    .insert(convert::worker_call_id(*call), name.clone());
-            }
-            Event::ChannelMessageSent { call, .. } => {
-                let call = convert::worker_call_id(*call);
-                if let Some(answered) = record.channel_sends.get(&call) {
-                    if let Some(answer) = answered.clone() {
-                        self.send(worker, Outbound::Answer(answer));
-                    }
-                    return false;
-                }
-                record.channel_sends.insert(call, None);
-                if record.channel_sends.len() > CHANNEL_SENDS_REMEMBERED {
-                    record.channel_sends.pop_first();
-                }
-            }
-            _ => {}
+        if let Event::ArtifactBound { call, name, .. } | Event::ArtifactResolved { call, name, .. } = event {
+            record
+                .named_calls
+                .insert(convert::worker_call_id(*call), name.clone());
         }
         true
     }

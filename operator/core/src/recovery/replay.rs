@@ -183,10 +183,12 @@ impl Replay {
             Fact::ChannelMessageSent {
                 task,
                 sender,
+                attempt,
+                number,
                 payload,
             } => {
                 let task = self.task(task)?;
-                self.state.restore_message(task, payload);
+                self.state.restore_message(task, attempt, number, payload);
                 if let Some(sender) = sender {
                     let sender = self.task(sender)?;
                     self.state.tasks[sender].sent = true;
