@@ -290,9 +290,13 @@ impl JobRecord {
         });
         let succeeded = words.phase == Phase::Succeeded;
         let (mut reason, mut message) = (words.reason, self.message(told.phase, words.message));
-        if let Some(bound) = told.at_device_bound.filter(|_| words.phase == Phase::Running) {
+        let waits = matches!(words.phase, Phase::Queued | Phase::Running);
+        if let Some(bound) = told.at_device_bound.filter(|_| waits) {
             reason = reasons::WAITING_FOR_QUOTA.into();
-            message = format!("its namespace uses the {bound} devices that it may use at once").into();
+            message = match bound {
+                0 => "its namespace may use no device".into(),
+                bound => format!("its namespace uses the {bound} devices that it may use at once").into(),
+            };
         }
         let cycles = self
             .execution

@@ -237,15 +237,10 @@ impl State {
         }
         assert_eq!(capped, self.capped_jobs);
         assert_eq!(permits, self.permits.held);
-        for tenant in &self.tenants {
-            let seen = if tenant.capped {
-                self.classes.control
-            } else {
-                u64::MAX
-            };
+        for (index, tenant) in self.tenants.iter().enumerate() {
             assert_eq!(
                 tenant.published.map_or(0, |(_, mask)| mask),
-                tenant.jobs.mask() & seen
+                tenant.jobs.mask() & self.classes_for_tenant(index as u32)
             );
         }
         self.assert_tenants();

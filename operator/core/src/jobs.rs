@@ -190,6 +190,9 @@ impl State {
         }
         if old.max_devices != policy.max_devices {
             self.recount_tenant_devices(tenant);
+            self.republish_tenant(tenant);
+            // Planners may have waited for a bound above zero.
+            self.control_wanted = true;
         }
     }
 

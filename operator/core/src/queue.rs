@@ -322,13 +322,22 @@ impl State {
         self.republish_tenant(tenant as u32);
     }
 
-    fn republish_tenant(&mut self, tenant: u32) {
-        let floor = self.tenant_floor;
-        let entry = &mut self.tenants[tenant as usize];
-        let mut mask = entry.jobs.mask();
-        if entry.capped {
-            mask &= self.classes.control;
+    /// Classes of which a tenant may be given tasks on any device: at its bound planners only, and not even those
+    /// where the bound is zero, since they would run for tasks that can't.
+    pub(crate) fn classes_for_tenant(&self, tenant: u32) -> u64 {
+        let entry = &self.tenants[tenant as usize];
+        match (entry.policy.max_devices, entry.capped) {
+            (Some(0), _) => 0,
+            (_, true) => self.classes.control,
+            (_, false) => u64::MAX,
         }
+    }
+
+    pub(crate) fn republish_tenant(&mut self, tenant: u32) {
+        let floor = self.tenant_floor;
+        let seen = self.classes_for_tenant(tenant);
+        let entry = &mut self.tenants[tenant as usize];
+        let mask = entry.jobs.mask() & seen;
         entry.share = entry
             .share
             .saturating_add_signed(std::mem::take(&mut entry.correction));

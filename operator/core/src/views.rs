@@ -272,7 +272,7 @@ impl State {
             ),
             at_device_bound: {
                 let tenant = &self.tenants[entry.tenant as usize];
-                let waits = tenant.capped && entry.queued_mask & !self.classes.control != 0;
+                let waits = entry.queued_mask & !self.classes_for_tenant(entry.tenant) != 0;
                 tenant.policy.max_devices.filter(|_| waits)
             },
             tasks: entry.planned,

@@ -824,6 +824,18 @@ fn a_tenant_uses_no_more_devices_than_it_may_and_fetches_ahead_on_those() {
 }
 
 #[test]
+fn a_tenant_that_may_have_no_device_is_not_planned_for_either_until_it_may() {
+    let mut hand = one_worker();
+    hand.tell(bound("a", Some(0)));
+    let job = hand.job(mk_job("j", "a"));
+    assert!(assignments(&hand.wait(5_000)).is_empty());
+    assert_eq!(hand.state.job(job).unwrap().at_device_bound, Some(0));
+    let given = assignments(&hand.tell(bound("a", Some(1))));
+    assert_eq!(given.len(), 1, "its planner begins");
+    assert_eq!(hand.state.job(job).unwrap().at_device_bound, None);
+}
+
+#[test]
 fn a_tenant_at_its_bound_leaves_the_other_devices_to_others() {
     let mut hand = Hand::new(Limits::default());
     for worker in 1..=4 {
