@@ -20,7 +20,7 @@ use crate::deletes::Deletion;
 use crate::engine::{Engine, EngineParts};
 use crate::error::AdmissionError;
 use crate::handle::Control;
-use crate::metrics::Metrics;
+use crate::metrics::{LogMetrics, Metrics};
 use crate::remembered::Record;
 use crate::replica::Replica;
 use crate::role::{Role, TakeOverError};
@@ -132,6 +132,7 @@ impl Actor {
                 Step::Command(Some(command)) => told.note(command),
                 Step::Read(Ok(read)) => {
                     due = Instant::now() + interval;
+                    self.parts.metrics.log.show(follower.metrics());
                     replica = replay(replica, read);
                     self.note(&replica);
                 }
@@ -165,7 +166,7 @@ impl Actor {
                             if let Some(reply) = reply {
                                 let _ = reply.send(Ok(taken.epoch));
                             }
-                            return Some((engine, Journal::new(taken.appender)));
+                            return Some((engine, Journal::new(taken.appender, &self.parts.metrics)));
                         }
                         Err(reason) => {
                             tracing::error!(reason, "the log makes no state");
@@ -372,6 +373,9 @@ impl Told {
 struct Journal {
     appender: Appender,
     progress: watch::Receiver<Progress>,
+    metrics: LogMetrics,
+    /// What was committed when the metrics were brought up to date.
+    shown: Option<Index>,
     /// Groups of records that the log has no room for yet.
     backlog: VecDeque<Vec<Vec<u8>>>,
     appended: u64,
@@ -383,9 +387,11 @@ struct Journal {
 struct Lost;
 
 impl Journal {
-    fn new(appender: Appender) -> Journal {
+    fn new(appender: Appender, metrics: &Metrics) -> Journal {
         let progress = appender.committed();
         Journal {
+            metrics: metrics.log.clone(),
+            shown: None,
             appender,
             progress,
             backlog: VecDeque::new(),
@@ -397,6 +403,9 @@ impl Journal {
     /// Tells the engine how far the log is.
     fn note(&mut self, engine: &mut Engine) -> Result<(), Lost> {
         let progress = self.progress.borrow_and_update().clone();
+        if self.shown.replace(progress.committed) != Some(progress.committed) {
+            self.metrics.show(self.appender.metrics());
+        }
         match &progress.state {
             LogState::Healthy => self.impatient_at = None,
             LogState::Retrying { error, .. } => {

@@ -1,9 +1,13 @@
 //! The coordinator's metrics, all below `prover_coordinator_`, with bounded label values only.
 
+mod log;
+
 use prover_core::Action;
 use prover_runtime::prometheus::{
     Counter, Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+pub(crate) use log::LogMetrics;
 
 use crate::role::Role;
 use crate::view::{ClassDepth, ClusterView};
@@ -38,6 +42,7 @@ pub struct Metrics {
     pub(crate) waiting_for_backend: IntGauge,
     pub(crate) waiting_for_log: IntGauge,
     pub(crate) refused_without_log: IntCounterVec,
+    pub(crate) log: LogMetrics,
     pub(crate) log_records: IntCounter,
     pub(crate) log_backlog: IntGauge,
     pub(crate) log_errors: IntCounterVec,
@@ -95,6 +100,12 @@ impl Registrar<'_> {
         Ok(counter)
     }
 
+    fn amount(&self, name: &str, help: &str) -> Result<Counter, Error> {
+        let counter = Counter::with_opts(Self::options(name, help))?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
         let gauge = IntGauge::with_opts(Self::options(name, help))?;
         self.0.register(Box::new(gauge.clone()))?;
@@ -121,11 +132,10 @@ impl Metrics {
     /// One of them is registered already.
     pub fn register(registry: &Registry) -> Result<Metrics, Error> {
         let r = Registrar(registry);
-        let device_seconds = Counter::with_opts(Registrar::options(
+        let device_seconds = r.amount(
             "device_seconds_total",
             "Time on devices of all judged attempts, as backends measured it.",
-        ))?;
-        registry.register(Box::new(device_seconds.clone()))?;
+        )?;
         let queue_device_seconds = GaugeVec::new(
             Registrar::options(
                 "queue_device_seconds",
@@ -165,6 +175,7 @@ impl Metrics {
                 "Jobs and submissions of tasks that were refused because the log could not be written, by kind.",
                 "what",
             )?,
+            log: LogMetrics::register(&r)?,
             log_records: r.counter("log_records_total", "Records that were given to the log.")?,
             log_errors: r.counters(
                 "log_errors_total",

@@ -228,6 +228,9 @@ async fn nothing_is_acknowledged_answered_or_shown_as_over_before_the_log_has_it
     assert!(worker.expect_acknowledgement(prove.attempt_id).await);
     assert_eq!(finished(&job).await.phase, Phase::Succeeded);
     assert_eq!(leader.metric("prover_coordinator_waiting_for_log"), 0.0);
+    assert!(leader.metric("prover_coordinator_log_requests_total") > 0.0);
+    assert!(leader.metric("prover_coordinator_log_request_dollars_total") > 0.0);
+    assert!(leader.metric("prover_coordinator_log_commits_total") > 0.0);
 }
 
 #[tokio::test]

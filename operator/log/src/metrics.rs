@@ -21,14 +21,21 @@ pub struct Requests {
     pub delete: u64,
 }
 
+impl Requests {
+    /// What they cost, in US dollars.
+    pub fn dollars(&self) -> f64 {
+        let put = (self.put + self.list) as f64 * PUT_DOLLARS_PER_1000;
+        let get = self.get as f64 * GET_DOLLARS_PER_1000;
+        (put + get) / 1_000.0
+    }
+}
+
 /// What so many requests in this time cost, for an hour of the same, in US dollars. Zero for no time.
 pub fn dollars_per_hour(requests: &Requests, during: Duration) -> f64 {
     if during.is_zero() {
         return 0.0;
     }
-    let put = (requests.put + requests.list) as f64 * PUT_DOLLARS_PER_1000;
-    let get = requests.get as f64 * GET_DOLLARS_PER_1000;
-    (put + get) / 1_000.0 * 3_600.0 / during.as_secs_f64()
+    requests.dollars() * 3_600.0 / during.as_secs_f64()
 }
 
 /// What one log did since it was opened. All of them only grow, except the queue.
