@@ -28,6 +28,14 @@ fn cases() -> u32 {
         .unwrap_or(300)
 }
 
+/// `PROPTEST_MAX_SHRINK_ITERS` asks for other ones: who only wants to know whether a history fails needs none.
+fn shrinking() -> u32 {
+    std::env::var("PROPTEST_MAX_SHRINK_ITERS")
+        .ok()
+        .and_then(|iterations| iterations.parse().ok())
+        .unwrap_or(3_000)
+}
+
 fn keeps_the_promises(history: &[(u8, u16, u8)]) {
     let mut world = World::new(limits());
     for (operation, number, fate) in history {
@@ -113,7 +121,7 @@ fn a_task_that_was_passed_over_keeps_its_claim_when_the_leader_dies() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 3_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: shrinking(), ..ProptestConfig::default() })]
 
     /// Nothing is overbooked, no lease is valid twice, each result is accepted once, finished tasks are not run
     /// again, cancelled and suspended jobs get nothing (the world asserts these at every step); afterwards all
@@ -131,7 +139,7 @@ proptest! {
 fn crash_config() -> ProptestConfig {
     let mut config = ProptestConfig {
         cases: cases(),
-        max_shrink_iters: 3_000,
+        max_shrink_iters: shrinking(),
         ..ProptestConfig::default()
     };
     if std::env::var_os("PROPTEST_CASES").is_none() {
