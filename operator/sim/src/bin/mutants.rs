@@ -1,10 +1,11 @@
 //! Breaks a copy of the code on purpose, one deliberate bug at a time, and tells which layer of tests notices.
 //!
-//! Each mutant of `operator/sim/mutants/*.toml` replaces one text that occurs once in one file. The copy is a
-//! worktree of the commit that is checked out, so that nobody's files change. What is known from an earlier run is
-//! kept beside the copy, so that a run may be done in parts.
+//! Each mutant of `operator/sim/mutants/*.toml` marks a place in one file and what takes its place. The copy, a worktree
+//! of the commit that is checked out, gets all of them at once, each behind a switch: so everything is built once, and
+//! a bug is switched on by the environment variable `MUTANT`. What is known is kept beside the copy, so that a run may
+//! be done in parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -13,12 +14,27 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-/// Optimisation that costs less to build than it saves while a mutant is judged.
-const OPTIMISATION: [&str; 3] = [
-    "profile.dev.package.prover-core.opt-level=1",
-    "profile.dev.package.prover-sim.opt-level=1",
-    "profile.dev.package.prover-log.opt-level=1",
-];
+/// Around what a mutant replaces.
+const MARKS: [char; 2] = ['«', '»'];
+/// Says which mutant is switched on; 0: none.
+const SWITCH: &str = "MUTANT";
+/// Memory that a program of tests may take, in KiB: a mutant may never stop asking for more.
+const MEMORY: &str = "8000000";
+
+/// The switch, as every crate with mutants gets it.
+const SWITCHES: &str = r#"//! Which deliberate bug is switched on.
+
+use std::sync::LazyLock;
+
+static SWITCHED_ON: LazyLock<u32> = LazyLock::new(|| {
+    let number = std::env::var("MUTANT").ok();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+});
+
+pub(crate) fn on(mutant: u32) -> bool {
+    *SWITCHED_ON == mutant
+}
+"#;
 
 /// Runs the deliberate bugs through the layers of tests.
 #[derive(Debug, Parser)]
@@ -29,7 +45,7 @@ struct Arguments {
     /// Only mutants whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Goes on where an earlier run was broken off: mutants that it noticed are not run again.
+    /// Goes on where an earlier run was broken off: mutants that were noticed are not run again.
     #[arg(long)]
     resume: bool,
     /// Seeds of the simulation.
@@ -58,6 +74,7 @@ struct Mutant {
     /// What is broken, as a sentence.
     description: String,
     file: String,
+    /// A text that occurs once in the file, with marks around what is replaced.
     old: String,
     new: String,
     /// Why nothing notices it, where that is right so.
@@ -74,47 +91,75 @@ struct Outcome {
     commit: String,
 }
 
-/// A layer of tests: what is built for it, and what each of its programs is told.
-struct Layer {
-    name: &'static str,
-    build: &'static str,
-    arguments: Vec<String>,
+/// A layer of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    CoreRules,
+    CoreHistories,
+    Log,
+    Coordinator,
+    Simulation,
 }
 
-const SURVIVES: &str = "nothing";
+impl Layer {
+    const ALL: [Layer; 5] = [
+        Layer::CoreRules,
+        Layer::CoreHistories,
+        Layer::Log,
+        Layer::Coordinator,
+        Layer::Simulation,
+    ];
 
-/// The layers that a bug in this file may meet, cheapest first.
-fn layers(file: &str, seeds: u64) -> Vec<Layer> {
-    let tests = |name, build| Layer {
-        name,
-        build,
-        arguments: Vec::new(),
-    };
-    let seeds = seeds.to_string();
-    let simulation = Layer {
-        name: "simulation",
-        build: "build -p prover-sim --bin prover-sim",
-        arguments: ["--fail-fast", "--threads", "1", "--seeds", &seeds]
-            .map(str::to_owned)
-            .into(),
-    };
-    let coordinator = tests("coordinator tests", "test --no-run -p prover-coordinator");
-    match file {
-        file if file.starts_with("operator/core/") => vec![
-            tests("core rules", "test --no-run -p prover-core --lib --test rules"),
-            tests("core histories", "test --no-run -p prover-core --test properties"),
-            simulation,
-            coordinator,
-        ],
-        file if file.starts_with("operator/log/") => {
-            vec![
-                tests("log tests", "test --no-run -p prover-log --lib"),
-                simulation,
-            ]
+    fn name(self) -> &'static str {
+        match self {
+            Layer::CoreRules => "core rules",
+            Layer::CoreHistories => "core histories",
+            Layer::Log => "log tests",
+            Layer::Coordinator => "coordinator tests",
+            Layer::Simulation => "simulation",
         }
-        _ => vec![coordinator, simulation],
+    }
+
+    fn build(self) -> &'static str {
+        match self {
+            Layer::CoreRules => "test --no-run -p prover-core --lib --test rules",
+            Layer::CoreHistories => "test --no-run -p prover-core --test properties",
+            Layer::Log => "test --no-run -p prover-log --lib",
+            Layer::Coordinator => "test --no-run -p prover-coordinator",
+            Layer::Simulation => "build -p prover-sim --bin prover-sim",
+        }
+    }
+
+    fn arguments(self, seeds: u64) -> Vec<String> {
+        match self {
+            Layer::Simulation => ["--fail-fast", "--threads", "1", "--seeds", &seeds.to_string()]
+                .map(str::to_owned)
+                .into(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The layers that a bug in this file may meet, cheapest first.
+    fn of(file: &str) -> &'static [Layer] {
+        if file.starts_with("operator/core/") {
+            &[
+                Layer::CoreRules,
+                Layer::CoreHistories,
+                Layer::Simulation,
+                Layer::Coordinator,
+            ]
+        } else if file.starts_with("operator/log/") {
+            &[Layer::Log, Layer::Simulation]
+        } else {
+            &[Layer::Coordinator, Layer::Simulation]
+        }
     }
 }
+
+/// Programs of each layer, with the folders of their packages.
+type Programs = BTreeMap<Layer, Vec<(PathBuf, PathBuf)>>;
+
+const SURVIVES: &str = "nothing";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -130,42 +175,68 @@ fn main() -> ExitCode {
 
 fn work(arguments: &Arguments) -> Result<bool, String> {
     let mutants = read()?;
-    let mut applicable = true;
-    for mutant in &mutants {
-        if let Err(problem) = applied(Path::new("."), mutant) {
-            eprintln!("{}: {problem}", mutant.name);
-            applicable = false;
-        }
-    }
-    println!("{} mutants, all of them applicable: {applicable}", mutants.len());
-    if arguments.check || !applicable {
-        return Ok(applicable);
+    let switched = switched(Path::new("."), &mutants)?;
+    println!("{} mutants, all of them applicable", mutants.len());
+    if arguments.check {
+        return Ok(true);
     }
     let (copy, commit) = worktree(&arguments.directory)?;
+    write_switches(&copy, &switched)?;
+    let chosen: Vec<usize> = (0..mutants.len())
+        .filter(|index| mutants[*index].name.contains(&arguments.only))
+        .collect();
+    let mut programs = Programs::new();
+    for layer in Layer::ALL {
+        if chosen
+            .iter()
+            .any(|index| Layer::of(&mutants[*index].file).contains(&layer))
+        {
+            programs.insert(layer, built(&copy, layer)?);
+            if let Some(evidence) = failure(&copy, &programs, layer, 0, arguments)? {
+                return Err(format!("{} fail without any bug: {evidence}", layer.name()));
+            }
+            println!("{}: built, and passed without a bug", layer.name());
+        }
+    }
     let known = copy.with_file_name("outcomes.json");
     let mut outcomes: BTreeMap<String, Outcome> = match std::fs::read(&known) {
         Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", known.display()))?,
         Err(_) => BTreeMap::new(),
     };
     outcomes.retain(|name, _| mutants.iter().any(|mutant| mutant.name == *name));
-    for mutant in mutants
-        .iter()
-        .filter(|mutant| mutant.name.contains(&arguments.only))
-    {
+    for index in chosen {
+        let mutant = &mutants[index];
         let noticed = |outcome: &Outcome| outcome.layer != SURVIVES;
         if arguments.resume && outcomes.get(&mutant.name).is_some_and(noticed) {
             continue;
         }
         let started = Instant::now();
-        let (layer, evidence) = judge(&copy, mutant, arguments)?;
-        let seconds = started.elapsed().as_secs();
-        println!("{}: {layer} ({seconds} s) {evidence}", mutant.name);
-        let outcome = Outcome {
-            layer: layer.to_owned(),
-            evidence,
-            seconds,
+        // What one bug failed on is not tried first with the next one.
+        git(&[
+            "-C",
+            &copy.to_string_lossy(),
+            "clean",
+            "--quiet",
+            "--force",
+            "*proptest-regressions*",
+        ])?;
+        let mut outcome = Outcome {
+            layer: SURVIVES.to_owned(),
+            evidence: String::new(),
+            seconds: 0,
             commit: commit.clone(),
         };
+        for layer in Layer::of(&mutant.file) {
+            if let Some(evidence) = failure(&copy, &programs, *layer, index + 1, arguments)? {
+                (outcome.layer, outcome.evidence) = (layer.name().to_owned(), evidence);
+                break;
+            }
+        }
+        outcome.seconds = started.elapsed().as_secs();
+        println!(
+            "{}: {} ({} s) {}",
+            mutant.name, outcome.layer, outcome.seconds, outcome.evidence
+        );
         outcomes.insert(mutant.name.clone(), outcome);
         let text = serde_json::to_vec_pretty(&outcomes).map_err(|error| error.to_string())?;
         std::fs::write(&known, text).map_err(|error| error.to_string())?;
@@ -201,14 +272,87 @@ fn read() -> Result<Vec<Mutant>, String> {
     Ok(mutants)
 }
 
-/// The mutated file's text.
-fn applied(root: &Path, mutant: &Mutant) -> Result<String, String> {
-    let path = root.join(&mutant.file);
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    match text.matches(&mutant.old).count() {
-        1 => Ok(text.replacen(&mutant.old, &mutant.new, 1)),
-        count => Err(format!("its text occurs {count} times in {}", mutant.file)),
+/// The texts of all files with mutants, each mutant behind its switch.
+fn switched(root: &Path, mutants: &[Mutant]) -> Result<BTreeMap<String, String>, String> {
+    let files: BTreeSet<&String> = mutants.iter().map(|mutant| &mutant.file).collect();
+    let mut texts = BTreeMap::new();
+    for file in files {
+        let path = root.join(file);
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Where something is inserted; at the same place what closes comes first, and the longer part opens first.
+        let mut edits: Vec<(usize, u8, usize, String)> = Vec::new();
+        for (index, mutant) in mutants
+            .iter()
+            .enumerate()
+            .filter(|(_, mutant)| mutant.file == *file)
+        {
+            let (from, to) = place(&text, mutant).map_err(|problem| format!("{}: {problem}", mutant.name))?;
+            let statement = [&text[from..to], &mutant.new]
+                .iter()
+                .any(|part| part.is_empty() || part.ends_with(';'));
+            let (open, close) = if statement { ("", "") } else { ("(", ")") };
+            let switch = format!(
+                "{open}if crate::mutant::on({}) {{ {} }} else {{ ",
+                index + 1,
+                mutant.new
+            );
+            edits.push((from, 1, usize::MAX - to, switch));
+            edits.push((to, 0, usize::MAX - from, format!(" }}{close}")));
+        }
+        edits.sort();
+        let (mut result, mut at) = (String::new(), 0);
+        for (place, _, _, insertion) in edits {
+            result.push_str(&text[at..place]);
+            result.push_str(&insertion);
+            at = place;
+        }
+        result.push_str(&text[at..]);
+        texts.insert(file.clone(), result);
     }
+    Ok(texts)
+}
+
+/// Where in a file is what a mutant replaces.
+fn place(text: &str, mutant: &Mutant) -> Result<(usize, usize), String> {
+    let parts: Vec<&str> = mutant.old.split(MARKS).collect();
+    let [before, part, after] = parts[..] else {
+        return Err("its old text does not mark one part".to_owned());
+    };
+    let plain = format!("{before}{part}{after}");
+    let mut found = text.match_indices(&plain);
+    match (found.next(), found.next()) {
+        (Some((at, _)), None) => Ok((at + before.len(), at + before.len() + part.len())),
+        (None, _) => Err(format!("its text does not occur in {}", mutant.file)),
+        (Some(_), Some(_)) => Err(format!("its text occurs more than once in {}", mutant.file)),
+    }
+}
+
+/// Writes the files with switches into the copy, where they differ from what is there.
+fn write_switches(copy: &Path, switched: &BTreeMap<String, String>) -> Result<(), String> {
+    let mut texts = switched.clone();
+    for file in switched.keys() {
+        let Some((package, _)) = file.split_once("/src/") else {
+            return Err(format!("{file} is in no crate"));
+        };
+        let root = format!("{package}/src/lib.rs");
+        let text = match texts.get(&root) {
+            Some(text) => text.clone(),
+            None => std::fs::read_to_string(copy.join(&root)).map_err(|error| error.to_string())?,
+        };
+        let module = "\nmod mutant;\n";
+        if !text.ends_with(module) {
+            texts.insert(root, format!("{text}{module}"));
+        }
+        texts.insert(format!("{package}/src/mutant.rs"), SWITCHES.to_owned());
+    }
+    for (file, text) in texts {
+        let path = copy.join(file);
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            continue;
+        }
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn git(arguments: &[&str]) -> Result<String, String> {
@@ -241,34 +385,26 @@ fn worktree(directory: &Path) -> Result<(PathBuf, String), String> {
     Ok((copy, short))
 }
 
-/// Which layer notices the mutant, and how it says so.
-fn judge(copy: &Path, mutant: &Mutant, arguments: &Arguments) -> Result<(&'static str, String), String> {
-    let path = copy.join(&mutant.file);
-    let original = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-    std::fs::write(&path, applied(copy, mutant)?).map_err(|error| error.to_string())?;
-    let mut found = Ok((SURVIVES, String::new()));
-    for layer in layers(&mutant.file, arguments.seeds) {
-        match failure(copy, &layer, Duration::from_secs(arguments.within)) {
-            Ok(None) => continue,
-            Ok(Some(evidence)) => found = Ok((layer.name, evidence)),
-            Err(problem) => found = Err(format!("{}: {problem}", mutant.name)),
-        }
-        break;
-    }
-    std::fs::write(&path, original).map_err(|error| error.to_string())?;
-    found
-}
-
 /// What a layer says when it fails; none where it passes.
-fn failure(copy: &Path, layer: &Layer, within: Duration) -> Result<Option<String>, String> {
-    for (program, folder) in programs(copy, layer.build)? {
+fn failure(
+    copy: &Path,
+    programs: &Programs,
+    layer: Layer,
+    mutant: usize,
+    arguments: &Arguments,
+) -> Result<Option<String>, String> {
+    let within = Duration::from_secs(arguments.within);
+    for (program, folder) in programs.get(&layer).into_iter().flatten() {
         let log = copy.with_file_name("layer.log");
         let file = std::fs::File::create(&log).map_err(|error| error.to_string())?;
         let errors = file.try_clone().map_err(|error| error.to_string())?;
-        let mut child = Command::new(&program)
-            .args(&layer.arguments)
-            .current_dir(&folder)
-            .env("CARGO_MANIFEST_DIR", &folder)
+        let mut child = Command::new("sh")
+            .args(["-c", "ulimit -v $1; shift; exec \"$@\"", "sh", MEMORY])
+            .arg(program)
+            .args(layer.arguments(arguments.seeds))
+            .current_dir(folder)
+            .env("CARGO_MANIFEST_DIR", folder)
+            .env(SWITCH, mutant.to_string())
             // A history that fails is not made shorter: that it fails is enough.
             .env("PROPTEST_MAX_SHRINK_ITERS", "0")
             .stdout(Stdio::from(file))
@@ -283,7 +419,7 @@ fn failure(copy: &Path, layer: &Layer, within: Duration) -> Result<Option<String
             if started.elapsed() > within {
                 child.kill().map_err(|error| error.to_string())?;
                 child.wait().map_err(|error| error.to_string())?;
-                return Ok(Some(format!("no end within {} s", within.as_secs())));
+                return Ok(Some(format!("hung: no end within {} s", within.as_secs())));
             }
             std::thread::sleep(Duration::from_millis(20));
         };
@@ -296,35 +432,35 @@ fn failure(copy: &Path, layer: &Layer, within: Duration) -> Result<Option<String
 }
 
 /// Builds a layer's programs: each with the folder of its package.
-fn programs(copy: &Path, build: &str) -> Result<Vec<(PathBuf, PathBuf)>, String> {
-    let mut command = Command::new("cargo");
-    command
-        .args(build.split(' '))
-        .args(["--locked", "--quiet", "--message-format=json"]);
-    for setting in OPTIMISATION {
-        command.args(["--config", setting]);
-    }
-    let output = command
+fn built(copy: &Path, layer: Layer) -> Result<Vec<(PathBuf, PathBuf)>, String> {
+    let output = Command::new("cargo")
+        .args(layer.build().split(' '))
+        .args(["--locked", "--quiet", "--message-format=json"])
         .current_dir(copy)
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| error.to_string())?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let messages: Vec<serde_json::Value> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     if !output.status.success() {
-        return Err("it does not compile".to_owned());
+        let errors = messages
+            .iter()
+            .filter(|message| message["message"]["level"] == "error")
+            .filter_map(|message| message["message"]["rendered"].as_str());
+        return Err(format!(
+            "the mutants do not compile: {}",
+            errors.collect::<Vec<_>>().join("\n")
+        ));
     }
-    let mut programs = Vec::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {
-            continue;
-        };
-        if let (Some(program), Some(manifest)) =
-            (message["executable"].as_str(), message["manifest_path"].as_str())
-        {
-            let folder = Path::new(manifest).parent().unwrap_or(copy);
-            programs.push((PathBuf::from(program), folder.to_owned()));
-        }
-    }
-    Ok(programs)
+    let programs = messages.iter().filter_map(|message| {
+        let program = message["executable"].as_str()?;
+        let folder = Path::new(message["manifest_path"].as_str()?).parent()?;
+        Some((PathBuf::from(program), folder.to_owned()))
+    });
+    Ok(programs.collect())
 }
 
 /// The first words that say what failed.
