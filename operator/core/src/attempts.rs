@@ -503,26 +503,29 @@ impl State {
             loop {
                 let holder = &self.workers[worker];
                 let entry = &holder.devices[device];
-                let Some(attempt) = entry.ahead.first().copied() else {
-                    break;
-                };
-                let next = &self.attempts[attempt];
-                if entry.running.len() >= usize::from(entry.slots)
-                    || holder.host_free < next.needs_host_bytes
-                    || entry.vram_free < next.needs_vram_bytes
-                {
+                if entry.running.len() >= usize::from(entry.slots) {
                     break;
                 }
-                self.take_slot(attempt);
+                // One that was overtaken may need more than is free yet: the worker starts what it likes of those that
+                // wait, so one of them is booked.
+                let next = entry.ahead.iter().copied().find(|attempt| {
+                    let attempt = &self.attempts[*attempt];
+                    attempt.needs_host_bytes <= holder.host_free
+                        && attempt.needs_vram_bytes <= entry.vram_free
+                });
+                let Some(attempt) = next else { break };
+                self.take_slot(attempt, (0, 0));
             }
         }
     }
 
-    /// Moves an attempt that was fetched ahead into a slot that is free.
-    fn take_slot(&mut self, attempt: u32) {
+    /// Moves an attempt that was fetched ahead into a slot that is free. It holds `at_least` these bytes of host and
+    /// device memory.
+    fn take_slot(&mut self, attempt: u32, at_least: (u64, u64)) {
         let entry = &mut self.attempts[attempt];
         let device = usize::from(entry.device);
-        let (host_bytes, vram_bytes) = (entry.needs_host_bytes, entry.needs_vram_bytes);
+        let host_bytes = entry.needs_host_bytes.max(at_least.0);
+        let vram_bytes = entry.needs_vram_bytes.max(at_least.1);
         (entry.host_bytes, entry.vram_bytes, entry.place) = (host_bytes, vram_bytes, Place::Slot);
         let holder = &mut self.workers[entry.worker];
         holder.host_free -= host_bytes;
@@ -553,7 +556,7 @@ impl State {
         );
         let fits = |free_host: u64, free_vram: u64| free_host >= needs.0 && free_vram >= needs.1;
         if entry.running.len() < usize::from(entry.slots) && fits(holder.host_free, entry.vram_free) {
-            return self.take_slot(attempt);
+            return self.take_slot(attempt, (0, 0));
         }
         let smallest = entry
             .running
@@ -576,6 +579,14 @@ impl State {
         let left = &mut self.attempts[leaving];
         let (host_bytes, vram_bytes) = (left.host_bytes, left.vram_bytes);
         let overtaken = left.started_at.is_none();
+        // The worker starts what was overtaken as soon as it can, without asking: what was booked for it stays so,
+        // with whoever has its slot.
+        let owes = host_bytes > left.needs_host_bytes || vram_bytes > left.needs_vram_bytes;
+        let at_least = if overtaken || owes {
+            (host_bytes, vram_bytes)
+        } else {
+            (0, 0)
+        };
         let place = if overtaken { Place::Ahead } else { Place::Leaving };
         (left.host_bytes, left.vram_bytes, left.place) = (0, 0, place);
         let holder = &mut self.workers[worker];
@@ -586,7 +597,7 @@ impl State {
         if !overtaken {
             holder.leaving.push(leaving);
         }
-        self.take_slot(attempt);
+        self.take_slot(attempt, at_least);
         if overtaken {
             self.workers[worker].devices[device].ahead.insert(0, leaving);
             self.link_ahead(leaving);

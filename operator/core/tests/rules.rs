@@ -871,6 +871,40 @@ fn a_job_runs_on_no_more_workers_than_it_may() {
     assert_eq!(busy, 1);
 }
 
+/// Its worker starts what was overtaken without asking. Found by seed 20143 of the simulation, on a worker without faults.
+#[test]
+fn what_was_overtaken_by_something_smaller_keeps_its_memory() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(
+        1,
+        mk_worker(4, &[(DeviceClass::Cpu, 0, 1), (DeviceClass::Cpu, 0, 1)]),
+    );
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let task = |name: &str, host_gib| mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0));
+    for (name, host_gib) in [("prove-0", 2), ("join-0", 1), ("join-1", 1)] {
+        hand.submit(root, vec![task(name, host_gib)]).unwrap();
+    }
+    let (large, beside, ahead) = (
+        hand.attempt_of(job, "prove-0"),
+        hand.attempt_of(job, "join-0"),
+        hand.attempt_of(job, "join-1"),
+    );
+    assert_eq!(hand.state.attempt(ahead).unwrap().state, AttemptState::Prefetched);
+    hand.tell(Event::AttemptStarted { attempt: beside });
+    // It was fetched sooner.
+    hand.tell(Event::AttemptStarted { attempt: ahead });
+    assert_eq!(hand.state.attempt(large).unwrap().state, AttemptState::Prefetched);
+    hand.submit(root, vec![task("prove-1", 2)]).unwrap();
+    assert!(
+        assignments(&hand.succeed(beside)).is_empty(),
+        "1 GiB is free beside what the overtaken one will take"
+    );
+    hand.succeed(ahead);
+    hand.tell(Event::AttemptStarted { attempt: large });
+    hand.succeed(large);
+    assert_eq!(hand.state_of(job, "prove-1"), TaskState::Assigned);
+}
+
 #[test]
 fn a_prefetched_attempt_is_recalled_when_it_could_start_elsewhere() {
     let mut hand = one_worker();

@@ -41,6 +41,10 @@ fn seeds_that_once_broke_a_promise_keep_all() {
             2080,
             "a straggler whose inputs were never committed got a second attempt",
         ),
+        (
+            20_143,
+            "host memory of an overtaken attempt was given to others on a worker without faults",
+        ),
     ];
     for (seed, story) in found {
         assert_eq!(run(seed, false).violation, None, "seed {seed}: {story}");
