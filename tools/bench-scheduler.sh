@@ -54,7 +54,7 @@ postgres_address() {
   fi
   "${as[@]}" "$binaries/initdb" -D "$work/postgres/data" -U bench --auth=trust >"$work/initdb.log" 2>&1
   "${as[@]}" "$binaries/postgres" -D "$work/postgres/data" -k "$work/postgres" -c listen_addresses='' \
-    -c max_connections=200 -c shared_buffers=512MB -c max_wal_size=4GB >"$work/postgres.log" 2>&1 &
+    -c max_connections=1100 -c shared_buffers=512MB -c max_wal_size=4GB >"$work/postgres.log" 2>&1 &
   servers+=($!)
   until_ready 30 Postgres "$binaries/pg_isready" -h "$work/postgres" -U bench
 }

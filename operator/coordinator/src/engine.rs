@@ -90,6 +90,8 @@ pub struct Engine {
     groups: Groups,
     /// Workers that something is said to at the end of this turn.
     unsent: Vec<WorkerId>,
+    /// Workers whose acknowledgements wait for other messages, by until when; those that have gone since are passed over.
+    acknowledging: VecDeque<(Timestamp, WorkerId)>,
     /// What is to be deleted from the store.
     deletions: Vec<Deletion>,
     /// What the log will be given, by event.
@@ -144,6 +146,7 @@ impl Engine {
             leaving_until: None,
             groups: Groups::default(),
             unsent: Vec::new(),
+            acknowledging: VecDeque::new(),
             deletions: Vec::new(),
             unwritten: Vec::new(),
             recorded: 0,
@@ -185,6 +188,7 @@ impl Engine {
             self.lost_workers.first().map(|(due, _)| *due),
             self.containers.next_due(),
             self.leaving_until,
+            self.acknowledging.front().map(|(due, _)| *due),
             self.cluster_changed
                 .then_some(self.cluster_published + show::CLUSTER_INTERVAL),
         ];

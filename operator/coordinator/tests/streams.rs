@@ -260,6 +260,61 @@ async fn a_draining_worker_gets_nothing_new_and_is_told_when_it_is_empty() {
     assert_eq!(finished(&job).await.phase, Phase::Succeeded);
 }
 
+/// A worker with a planner and a segment, both running, before a clock that stands still.
+async fn busy_worker(clock: &Arc<ManualClock>) -> (support::Fixture, FakeWorker, wire::Assign) {
+    let own = Arc::clone(clock);
+    let fixture = mk_fixture_with(|config: &mut CoordinatorConfig| config.clock = own).await;
+    let mut worker = FakeWorker::connect(&fixture, "worker").await;
+    fixture.submit(mk_job("busy")).await;
+    let plan = worker.expect_assign_of("plan").await;
+    worker.start(&plan).await;
+    worker.submit(plan.attempt_id, support::mk_graph(1)).await;
+    let prove = worker.expect_assign_of("prove").await;
+    worker.start(&prove).await;
+    (fixture, worker, prove)
+}
+
+#[tokio::test]
+async fn an_acknowledgement_waits_for_what_its_worker_is_told_next_and_travels_with_it() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let (fixture, mut worker, prove) = busy_worker(&clock).await;
+    let class = wire::FailureClass::Retryable;
+    worker.fail(&prove, class, "Unlucky", "try again").await;
+    let judged = async {
+        while fixture.metric("prover_coordinator_acknowledgements_total") == 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, judged).await.unwrap();
+    worker.send(heartbeat(1)).await;
+    assert_eq!(worker.next_frame().await.unwrap(), 2);
+    let first = worker.receive().await.unwrap();
+    assert!(matches!(first, FromCoordinator::Acknowledged(_)), "{first:?}");
+    let second = worker.receive().await.unwrap();
+    assert!(matches!(second, FromCoordinator::Heartbeat(_)), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_does_not_wait_for_its_acknowledgements() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    for drains_first in [true, false] {
+        let (_fixture, mut worker, prove) = busy_worker(&clock).await;
+        let draining = wire::Draining {
+            reason: "asked to".to_owned(),
+            seconds_left: 60,
+        };
+        if drains_first {
+            worker.send(draining.clone()).await;
+        }
+        let class = wire::FailureClass::Retryable;
+        worker.fail(&prove, class, "Unlucky", "try again").await;
+        if !drains_first {
+            worker.send(draining).await;
+        }
+        assert!(worker.expect_acknowledgement(prove.attempt_id).await);
+    }
+}
+
 #[tokio::test]
 async fn a_worker_that_does_not_come_back_is_forgotten_after_its_lease_and_some_time_more() {
     let clock = Arc::new(ManualClock::at(1_000_000));

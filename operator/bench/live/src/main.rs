@@ -121,9 +121,9 @@ enum Workload {
         /// Segments of a job as a power of two.
         #[arg(long, default_value_t = 12)]
         exponent: u32,
-        /// Workers, each with a connection.
-        #[arg(long, default_value_t = 64)]
-        connections: usize,
+        /// Workers, each with a connection: few, which is best for such queues, and as many as W1 has.
+        #[arg(long, value_delimiter = ',', default_value = "64,1024")]
+        connections: Vec<usize>,
         /// Seconds of each.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
@@ -293,27 +293,24 @@ fn run(options: &Options) -> Result<(), LiveError> {
         } => {
             let mut report = Report::new("w1-baselines", "make bench-scheduler W=baselines");
             let least = Duration::from_secs(*seconds);
-            report.condition(
-                "workers",
-                format!("{connections}, each with a connection, batches of one task"),
-            );
+            report.condition("workers", "each with a connection, batches of one task");
             report.condition(
                 "jobs",
                 format!("2^{exponent} segments with their join tree, filling not counted"),
             );
-            if let Some(address) = postgres {
-                for (kind, durable) in [("durable", true), ("asynchronous-commit", false)] {
-                    let baseline = postgres::baseline(address, *exponent, *connections, least, durable);
-                    note(
-                        &mut report,
-                        &format!("postgres/{kind}"),
-                        working.block_on(baseline)?,
-                    );
+            for connections in connections.iter().copied() {
+                if let Some(address) = postgres {
+                    for (kind, durable) in [("durable", true), ("asynchronous-commit", false)] {
+                        let baseline = postgres::baseline(address, *exponent, connections, least, durable);
+                        let name = format!("postgres/{connections}-workers/{kind}");
+                        note(&mut report, &name, working.block_on(baseline)?);
+                    }
                 }
-            }
-            if let Some(address) = redis {
-                let baseline = redis_list::baseline(address, *exponent, *connections, least);
-                note(&mut report, "redis", working.block_on(baseline)?);
+                if let Some(address) = redis {
+                    let baseline = redis_list::baseline(address, *exponent, connections, least);
+                    let name = format!("redis/{connections}-workers");
+                    note(&mut report, &name, working.block_on(baseline)?);
+                }
             }
             report
         }

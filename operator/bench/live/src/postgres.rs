@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prover_bench::statistics::Percentiles;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::error::LiveError;
 use crate::tracker::Tracker;
@@ -28,6 +28,28 @@ pub(crate) struct Baseline {
     pub(crate) tasks_per_second: f64,
     /// From (ready and a worker free) to running, in milliseconds.
     pub(crate) delays: Percentiles,
+}
+
+/// A worker's connection, with its statements prepared.
+struct Worker {
+    client: Client,
+    claim: Statement,
+    complete: Statement,
+}
+
+impl Worker {
+    async fn connect(address: &str, durable: bool) -> Result<Worker, LiveError> {
+        let client = connect(address).await?;
+        if !durable {
+            client.batch_execute("SET synchronous_commit = off").await?;
+        }
+        let (claim, complete) = (client.prepare(CLAIM).await?, client.prepare(COMPLETE).await?);
+        Ok(Worker {
+            client,
+            claim,
+            complete,
+        })
+    }
 }
 
 async fn connect(address: &str) -> Result<Client, LiveError> {
@@ -54,13 +76,9 @@ pub(crate) async fn baseline(
              dependents bigint[] NOT NULL); CREATE INDEX ready ON tasks (id) WHERE state = 1;",
         )
         .await?;
-    let mut clients = Vec::new();
+    let mut workers = Vec::new();
     for _ in 0..connections {
-        let client = connect(address).await?;
-        if !durable {
-            client.batch_execute("SET synchronous_commit = off").await?;
-        }
-        clients.push(Arc::new(client));
+        workers.push(Arc::new(Worker::connect(address, durable).await?));
     }
     let tracker = Arc::new(Tracker::new(exponent));
     let count = tracker.nodes.len();
@@ -71,11 +89,11 @@ pub(crate) async fn baseline(
         tracker.submitted(0..count);
         let begun = Instant::now();
         let left = Arc::new(AtomicU64::new(count as u64));
-        let workers = clients.iter().map(|client| {
-            let (client, tracker, left) = (Arc::clone(client), Arc::clone(&tracker), Arc::clone(&left));
-            tokio::spawn(async move { work(&client, &tracker, &left, first).await })
+        let working = workers.iter().map(|worker| {
+            let (worker, tracker, left) = (Arc::clone(worker), Arc::clone(&tracker), Arc::clone(&left));
+            tokio::spawn(async move { work(&worker, &tracker, &left, first).await })
         });
-        for worker in workers.collect::<Vec<_>>() {
+        for worker in working.collect::<Vec<_>>() {
             worker.await.map_err(|_| LiveError::Silence {
                 what: "a worker's end",
             })??;
@@ -116,10 +134,14 @@ async fn fill(owner: &Client, tracker: &Tracker, first: i64) -> Result<(), LiveE
     Ok(())
 }
 
-async fn work(client: &Client, tracker: &Tracker, left: &AtomicU64, first: i64) -> Result<(), LiveError> {
-    let (claim, complete) = (client.prepare(CLAIM).await?, client.prepare(COMPLETE).await?);
+async fn work(worker: &Worker, tracker: &Tracker, left: &AtomicU64, first: i64) -> Result<(), LiveError> {
+    let Worker {
+        client,
+        claim,
+        complete,
+    } = worker;
     while left.load(Ordering::Relaxed) > 0 {
-        let Some(row) = client.query_opt(&claim, &[]).await? else {
+        let Some(row) = client.query_opt(claim, &[]).await? else {
             tokio::time::sleep(POLL).await;
             continue;
         };
@@ -127,7 +149,7 @@ async fn work(client: &Client, tracker: &Tracker, left: &AtomicU64, first: i64) 
         let place = (id - first) as usize;
         tracker.started(place);
         tracker.ended(place);
-        client.execute(&complete, &[&id]).await?;
+        client.execute(complete, &[&id]).await?;
         left.fetch_sub(1, Ordering::Relaxed);
     }
     Ok(())

@@ -282,18 +282,26 @@ fn ratios(reports: &[Report]) -> Option<Report> {
             .find(|measure| measure.name == name)
             .map(|measure| measure.value)
     };
-    let ours = find("w1/grpc/2^14/1024-workers/flat-out/tasks")?;
+    let ours = |workers: u32| find(&format!("w1/grpc/2^14/{workers}-workers/flat-out/tasks"));
     let mut report = Report::new("w1-ratios", "make bench-scheduler W=\"live baselines\"");
     report.condition(
         "what",
-        "tasks/s of W1 over gRPC with 1,024 workers, flat out, over those of each baseline",
+        "tasks/s of W1 over gRPC, flat out, over those of each baseline, with so many workers on each side",
     );
-    for baseline in ["postgres/durable", "postgres/asynchronous-commit", "redis"] {
-        if let Some(theirs) = find(&format!("w1/{baseline}/tasks")) {
-            report.measure(format!("w1/over-{baseline}"), ours / theirs, "times");
+    for (mine, its) in [(1024, 1024), (64, 64), (1024, 64)] {
+        let Some(ours) = ours(mine) else { continue };
+        for (baseline, kind) in [
+            ("postgres", "/durable"),
+            ("postgres", "/asynchronous-commit"),
+            ("redis", ""),
+        ] {
+            if let Some(theirs) = find(&format!("w1/{baseline}/{its}-workers{kind}/tasks")) {
+                let name = format!("w1/{mine}-workers-over/{baseline}/{its}-workers{kind}");
+                report.measure(name, ours / theirs, "times");
+            }
         }
     }
-    Some(report)
+    (!report.measures.is_empty()).then_some(report)
 }
 
 fn judge(results: &Path, ranges: &Path, write: Option<&Path>) -> Result<ExitCode, ReportError> {

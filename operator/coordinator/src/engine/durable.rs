@@ -216,7 +216,7 @@ impl Engine {
                     attempt_id: attempt.0,
                     accepted,
                 };
-                self.send(worker, Outbound::Acknowledged(message));
+                self.send_acknowledgement(worker, message);
             }
             Held::Answer { worker, answer } => self.send(worker, Outbound::Answer(answer)),
             Held::Channel { worker, message } => self.send(worker, Outbound::ChannelMessage(message)),

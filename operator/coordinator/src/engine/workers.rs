@@ -33,6 +33,10 @@ const LOST_WORKER_MEMORY: Milliseconds = Milliseconds(60_000);
 /// Reason of a job whose concluding task proved nothing that can be shown.
 const INVALID_CONCLUSION: &str = "InvalidConclusion";
 
+/// How long an acknowledgement may wait for something else that goes to the same worker: it would cost a message of its
+/// own, and only a worker that leaves waits for it.
+const ACKNOWLEDGE_WITHIN: Milliseconds = Milliseconds(20);
+
 /// Metric label of what is said about another worker's attempt.
 const FOREIGN_ATTEMPT: &str = "foreign_attempt";
 
@@ -75,6 +79,11 @@ pub(super) struct Worker {
     pub(super) session: Option<SessionHandle>,
     /// Messages for that stream, until the end of the turn.
     unsent: Vec<wire::CoordinatorMessage>,
+    /// Acknowledgements that wait for other messages to travel with, and until when.
+    acknowledgements: Vec<wire::CoordinatorMessage>,
+    acknowledge_at: Timestamp,
+    /// It said that it drains: it waits for its acknowledgements before it goes.
+    drains: bool,
     /// When it is forgotten, while it has no stream.
     forget_at: Option<Timestamp>,
     pub(super) host_memory_used_bytes: u64,
@@ -250,6 +259,9 @@ impl Engine {
             backend: Arc::clone(&backend),
             session: Some(session),
             unsent: Vec::new(),
+            acknowledgements: Vec::new(),
+            acknowledge_at: Timestamp::default(),
+            drains: false,
             forget_at: None,
             host_memory_used_bytes: 0,
             process_id: hello.process_id,
@@ -272,6 +284,9 @@ impl Engine {
         if let Some(pod) = pod {
             let leaving = self.leaving.contains(pod);
             self.apply(Event::WorkerLeavingChanged { worker, leaving });
+            if leaving {
+                self.acknowledge_now(worker);
+            }
         }
     }
 
@@ -325,8 +340,9 @@ impl Engine {
         let forget_at = self.now() + grace;
         let record = self.workers.get_mut(&worker)?;
         let session = record.session.take()?;
-        let unsent = record.unsent.len() as u64;
+        let unsent = (record.unsent.len() + record.acknowledgements.len()) as u64;
         record.unsent.clear();
+        record.acknowledgements.clear();
         record.forget_at = Some(forget_at);
         self.lost_workers.insert((forget_at, worker));
         self.parts.metrics.undelivered.inc_by(unsent);
@@ -417,8 +433,11 @@ impl Engine {
     /// Says something to a worker with the end of this turn, so that all that one turn has for it travels together.
     pub(super) fn send(&mut self, worker: WorkerId, message: Outbound) {
         let record = self.workers.get_mut(&worker);
-        let found = record.and_then(|record| Some((&mut record.unsent, record.session.as_ref()?)));
-        let Some((unsent, session)) = found else {
+        let found = record.and_then(|record| {
+            let session = record.session.as_ref()?;
+            Some((&mut record.unsent, record.acknowledgements.len(), session))
+        });
+        let Some((unsent, acknowledgements, session)) = found else {
             self.parts.metrics.undelivered.inc();
             return;
         };
@@ -427,16 +446,70 @@ impl Engine {
         }
         unsent.push(envelope(message));
         // More than that does not travel together anyway.
-        let full = unsent.len() >= MESSAGES_PER_BATCH.min(session.outbound.max_capacity());
+        let most = MESSAGES_PER_BATCH.min(session.outbound.max_capacity());
+        let full = unsent.len() + acknowledgements >= most;
         if full && !self.hand_to_stream(worker) {
             self.close_slow(worker);
             self.following.push_back(Event::WorkerDisconnected { worker });
         }
     }
 
+    /// Acknowledges the end of an attempt with what is said to its worker next, or when that has waited long enough.
+    pub(super) fn send_acknowledgement(&mut self, worker: WorkerId, message: wire::CompletionAcknowledged) {
+        let due = self.now() + ACKNOWLEDGE_WITHIN;
+        let message = Outbound::Acknowledged(message);
+        let record = self.workers.get_mut(&worker);
+        let Some((record, room)) = record.and_then(|record| {
+            let room = record.session.as_ref()?.outbound.max_capacity();
+            Some((record, room))
+        }) else {
+            self.parts.metrics.undelivered.inc();
+            return;
+        };
+        let pod = record.identity.pod_name();
+        let leaves = record.drains || pod.is_some_and(|pod| self.leaving.contains(pod));
+        let waiting = record.unsent.len() + record.acknowledgements.len();
+        if leaves || waiting + 1 >= MESSAGES_PER_BATCH.min(room) {
+            return self.send(worker, message);
+        }
+        if record.acknowledgements.is_empty() {
+            record.acknowledge_at = due;
+            self.acknowledging.push_back((due, worker));
+        }
+        record.acknowledgements.push(envelope(message));
+    }
+
+    /// Nothing more is waited for to travel with the acknowledgements of a worker.
+    fn acknowledge_now(&mut self, worker: WorkerId) {
+        let Some(record) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if !record.acknowledgements.is_empty() && record.unsent.is_empty() {
+            self.unsent.push(worker);
+        }
+    }
+
+    /// Lets acknowledgements go that have waited long enough, and forgets those that have gone with others.
+    fn acknowledge_due(&mut self) {
+        let now = self.now();
+        while let Some((due, worker)) = self.acknowledging.front().copied() {
+            let record = self.workers.get(&worker);
+            let waits = record
+                .is_some_and(|record| !record.acknowledgements.is_empty() && record.acknowledge_at == due);
+            if waits && due > now {
+                return;
+            }
+            self.acknowledging.pop_front();
+            if waits {
+                self.acknowledge_now(worker);
+            }
+        }
+    }
+
     /// Puts what this turn has for workers into the queues of their streams. A worker that does not empty its queue is
     /// disconnected: it will reconnect and say what it holds, and the others do not wait for it.
     pub(super) fn flush(&mut self) {
+        self.acknowledge_due();
         // What disconnecting a worker brings may be for another one.
         while !self.unsent.is_empty() {
             for worker in std::mem::take(&mut self.unsent) {
@@ -456,10 +529,11 @@ impl Engine {
         let Some(session) = &record.session else {
             return true;
         };
-        let count = record.unsent.len();
+        let count = record.acknowledgements.len() + record.unsent.len();
         match session.outbound.try_reserve_many(count) {
             Ok(places) => {
-                for (place, message) in places.zip(record.unsent.drain(..)) {
+                let messages = record.acknowledgements.drain(..).chain(record.unsent.drain(..));
+                for (place, message) in places.zip(messages) {
                     place.send(message);
                 }
                 true
@@ -467,6 +541,7 @@ impl Engine {
             // The stream has ended; its reader will say so.
             Err(TrySendError::Closed(())) => {
                 record.unsent.clear();
+                record.acknowledgements.clear();
                 self.parts.metrics.undelivered.inc_by(count as u64);
                 true
             }
@@ -563,6 +638,10 @@ impl Engine {
             }
             Report::Draining { reason } => {
                 tracing::info!(%worker, name = %self.worker_name(worker), reason, "a worker drains");
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.drains = true;
+                }
+                self.acknowledge_now(worker);
                 self.apply(Event::WorkerDraining { worker });
             }
             Report::Event(event) => self.apply(event),
