@@ -1000,6 +1000,70 @@ fn a_silent_worker_loses_its_leases_and_gets_them_back_while_nobody_else_has_the
 }
 
 #[test]
+fn an_attempt_that_its_worker_does_not_name_for_a_lease_is_given_away_again() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let first = hand.attempt_of(job, "prove-0");
+    // It is named once, and then no more.
+    for named in [vec![root, first], vec![root], vec![root], vec![root]] {
+        assert_eq!(hand.attempt_of(job, "prove-0"), first);
+        hand.now += 10_001;
+        hand.tell(Event::WorkerHeartbeat {
+            worker: WorkerId(1),
+            attempts: named,
+        });
+    }
+    assert_eq!(hand.state.attempt(first).unwrap().state, AttemptState::Lost);
+    assert_ne!(hand.attempt_of(job, "prove-0"), first);
+}
+
+#[test]
+fn an_attempt_that_nobody_knows_is_stopped_when_a_heartbeat_names_it() {
+    let mut hand = one_worker();
+    let (_, root) = hand.planned(mk_job("j", "a"));
+    let stranger = AttemptId(999_999);
+    let told = hand.tell(Event::WorkerHeartbeat {
+        worker: WorkerId(1),
+        attempts: vec![root, stranger],
+    });
+    assert_eq!(stops(&told), [(stranger, StopReason::LeaseLost)]);
+}
+
+#[test]
+fn a_lost_attempt_whose_device_memory_another_one_has_by_now_is_stopped() {
+    let mut hand = Hand::new(Limits::default());
+    let spec = mk_worker(16, &[(DeviceClass::Cpu, 0, 1), (DeviceClass::Gpu, 8, 2)]);
+    hand.worker(1, spec.clone());
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let large = mk_task("prove-0", needs(Lane::Device, DeviceClass::Gpu, 2, 6));
+    hand.submit(root, vec![large]).unwrap();
+    let first = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::AttemptStarted { attempt: first });
+    let planner = HeldAttempt {
+        attempt: root,
+        task: hand.task(job, "plan"),
+        device: None,
+        number: 1,
+        epoch: 0,
+        started: true,
+        completed: false,
+    };
+    hand.tell(Event::WorkerConnected {
+        worker: WorkerId(1),
+        spec: Box::new(spec),
+        held: vec![planner],
+    });
+    let second = hand.attempt_of(job, "prove-0");
+    assert_ne!(second, first, "its worker came back without it");
+    let told = hand.tell(Event::WorkerHeartbeat {
+        worker: WorkerId(1),
+        attempts: vec![root, first, second],
+    });
+    assert_eq!(stops(&told), [(first, StopReason::LeaseLost)]);
+}
+
+#[test]
 fn a_failed_task_waits_longer_each_time_and_prefers_another_worker() {
     let mut hand = one_worker();
     hand.worker(2, cpu(1));
@@ -1032,6 +1096,13 @@ fn failures_beyond_the_retry_limit_fail_the_job_and_lost_workers_do_not_count() 
     ] {
         let attempt = hand.attempt_of(job, "prove-0");
         hand.fail(attempt, class);
+        if class == FailureClass::WorkerLost {
+            assert_eq!(
+                hand.state.job(job).unwrap().failures,
+                0,
+                "a lost worker is nobody's failure"
+            );
+        }
         hand.wait(120_000 - hand.now % 2);
         hand.tell(Event::WorkerHeartbeat {
             worker: WorkerId(1),
