@@ -316,6 +316,27 @@ async fn a_worker_that_drains_does_not_wait_for_its_acknowledgements() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_stream_broke_is_given_nothing_meanwhile() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let fixture = mk_fixture_with(|config: &mut CoordinatorConfig| config.clock = clock.clone()).await;
+    drop(FakeWorker::connect(&fixture, "away").await);
+    while fixture
+        .coordinator
+        .workers()
+        .iter()
+        .all(|worker| worker.connected)
+    {
+        // Nobody has this name: it only lets the coordinator look at its clock.
+        fixture.coordinator.worker_gone("nobody").await;
+        tokio::task::yield_now().await;
+        clock.advance(1);
+    }
+    fixture.submit(mk_job("away")).await;
+    let mut other = FakeWorker::connect(&fixture, "other").await;
+    other.expect_assign().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_does_not_come_back_is_forgotten_after_its_lease_and_some_time_more() {
     let clock = Arc::new(ManualClock::at(1_000_000));
     let fixture = mk_fixture_with(|config: &mut CoordinatorConfig| config.clock = clock.clone()).await;

@@ -1885,6 +1885,23 @@ fn a_new_leader_lets_what_runs_go_on_under_its_old_attempt() {
 }
 
 #[test]
+fn an_attempt_that_had_lost_its_lease_does_not_get_it_back_from_a_new_leader() {
+    let (mut before, job, root) = two_workers_that_run();
+    let worker_of = |hand: &Hand, attempt| hand.state.attempt(attempt).unwrap().worker;
+    let name = ["prove-0", "prove-1"]
+        .into_iter()
+        .find(|name| worker_of(&before, before.attempt_of(job, name)) != worker_of(&before, root))
+        .expect("one of them runs on another worker than the planner");
+    let lost = before.held(job, name, 1);
+    let worker = worker_of(&before, lost.attempt);
+    before.tell(Event::WorkerGone { worker });
+    let mut hand = before.taken_over(2);
+    let told = hand.comes_back(worker.0 + 10, "back", small(), vec![lost]);
+    assert_eq!(stops(&told), [(lost.attempt, StopReason::LeaseLost)]);
+    assert_ne!(hand.current(hand.task(job, name)), Some(lost.attempt));
+}
+
+#[test]
 fn tasks_from_before_wait_for_all_known_workers_and_new_ones_do_not() {
     let (before, job, root) = two_workers_that_run();
     let mut hand = before.taken_over(2);
