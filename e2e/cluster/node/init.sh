@@ -59,7 +59,7 @@ mount_node
 network_node
 rm -f /mnt/run/*.stopped
 
-supervise etcd etcd --data-dir /var/lib/etcd --logger zap --log-level warn \
+supervise etcd etcd --data-dir /var/lib/etcd --unsafe-no-fsync --logger zap --log-level warn \
   --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
   --listen-peer-urls http://127.0.0.1:2380 --auto-compaction-retention 10m \
   --listen-metrics-urls http://127.0.0.1:2381

@@ -21,6 +21,7 @@ pub struct Metrics {
     /// In the order of [`ACTIONS`].
     actions: [IntCounter; ACTIONS.len()],
     pub(crate) assignments: IntCounter,
+    pub(crate) speculative: IntCounter,
     pub(crate) completions_accepted: IntCounter,
     pub(crate) completions_discarded: IntCounter,
     pub(crate) attempts_failed: IntCounterVec,
@@ -186,6 +187,10 @@ impl Metrics {
             events: r.counter("events_total", "Events that the scheduling core has applied.")?,
             actions: ACTIONS.map(|kind| actions.with_label_values(&[kind])),
             assignments: r.counter("assignments_total", "Attempts that were sent to workers.")?,
+            speculative: r.counter(
+                "speculative_attempts_total",
+                "Second attempts that were sent to workers beside others that took too long.",
+            )?,
             completions_accepted: completions.with_label_values(&["accepted"]),
             completions_discarded: completions.with_label_values(&["discarded"]),
             attempts_failed: r.counters(

@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -177,8 +178,8 @@ impl Connector {
         (literal && first.parse::<IpAddr>().is_err()).then_some(first)
     }
 
-    /// Connects to a coordinator by host and port.
-    pub(crate) async fn connect(&self, authority: &str) -> Result<Channel, ConnectError> {
+    /// Connects to a coordinator by host and port; the handshake is within the limit, too.
+    pub(crate) async fn connect(&self, authority: &str, within: Duration) -> Result<Channel, ConnectError> {
         let uri = self.address(authority)?;
         let address = self.shown(authority);
         let unreachable = |problem: String| ConnectError::Reach {
@@ -186,9 +187,7 @@ impl Connector {
             problem,
         };
         let by_address = self.name_for(&uri);
-        let mut endpoint = Endpoint::from(uri)
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true);
+        let mut endpoint = Endpoint::from(uri).connect_timeout(within).tcp_nodelay(true);
         if let Some(tls) = &self.tls {
             let mut config = ClientTlsConfig::new().ca_certificate(tls.authorities().await?);
             if let Some(name) = tls.server_name.as_ref().or(by_address.as_ref()) {
@@ -199,7 +198,7 @@ impl Connector {
                 .map_err(|error| unreachable(causes(&error)))?;
         }
         // Around the handshake, too.
-        match timeout(CONNECT_WITHIN, endpoint.connect()).await {
+        match timeout(within, endpoint.connect()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(match (&self.tls, tls_error(&error)) {
                 (Some(tls), Some(problem)) => ConnectError::Certificate {
@@ -208,10 +207,7 @@ impl Connector {
                 },
                 _ => unreachable(causes(&error)),
             }),
-            Err(_) => Err(unreachable(format!(
-                "no answer within {} s",
-                CONNECT_WITHIN.as_secs()
-            ))),
+            Err(_) => Err(unreachable(format!("no answer within {} s", within.as_secs()))),
         }
     }
 }

@@ -41,6 +41,9 @@ pub(crate) const LEADER_HOPS: u32 = 3;
 /// How long connecting to the coordinator may take, the handshake with it.
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// The same for a coordinator whose stream fell silent, while others may lead already.
+pub(crate) const CONNECT_TO_SILENT_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long the coordinator may take to welcome a worker.
 pub(crate) const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 
@@ -51,11 +54,15 @@ pub(crate) const SILENT_HEARTBEATS: u32 = 3;
 /// Shortest silence that breaks a stream: a machine that is busy proving may be slow.
 pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
 
+/// How long a silent stream is read once more before it counts as broken: the agent itself may have been starved.
+pub(crate) const SILENCE_CONFIRMATION: Duration = Duration::from_millis(250);
+
 /// First wait before the stream is opened again; doubles up to [`RECONNECT_LONGEST`], each with jitter.
 pub(crate) const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 
-/// Longest wait before the stream is opened again: well within the coordinator's reconnect grace of 10 s.
-pub(crate) const RECONNECT_LONGEST: Duration = Duration::from_secs(3);
+/// Longest wait before the stream is opened again: a new leader holds back what was there before until its workers are
+/// back, at most for its reconnect grace of 10 s.
+pub(crate) const RECONNECT_LONGEST: Duration = Duration::from_secs(2);
 
 /// How long the supervisor in a backend's container may take to start its program.
 pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(10);

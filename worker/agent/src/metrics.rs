@@ -10,6 +10,7 @@ use prometheus::{
 pub(crate) struct Metrics {
     pub(crate) attempts: IntCounterVec,
     pub(crate) attempts_held: IntGauge,
+    pub(crate) speculative_attempts: IntCounter,
     pub(crate) connected: IntGauge,
     pub(crate) sessions_ended: IntCounterVec,
     pub(crate) children_started: IntCounterVec,
@@ -33,6 +34,10 @@ impl Metrics {
                 &["outcome"],
             )?,
             attempts_held: IntGauge::new("prover_agent_attempts_held", "Attempts that the agent holds now.")?,
+            speculative_attempts: IntCounter::new(
+                "prover_agent_speculative_attempts_total",
+                "Attempts that this worker was given beside others that took too long.",
+            )?,
             connected: IntGauge::new(
                 "prover_agent_connected",
                 "1 while a coordinator has welcomed this worker.",
@@ -103,6 +108,7 @@ impl Metrics {
     fn add_to(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         registry.register(Box::new(self.attempts.clone()))?;
         registry.register(Box::new(self.attempts_held.clone()))?;
+        registry.register(Box::new(self.speculative_attempts.clone()))?;
         registry.register(Box::new(self.connected.clone()))?;
         registry.register(Box::new(self.sessions_ended.clone()))?;
         registry.register(Box::new(self.children_started.clone()))?;

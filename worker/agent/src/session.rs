@@ -28,8 +28,9 @@ use crate::error::AgentError;
 use crate::event::{Event, Held, Outgoing};
 use crate::host::Host;
 use crate::limits::{
-    LEADER_HOPS, QUEUED_MESSAGES, RECONNECT_FIRST, RECONNECT_LONGEST, SHORTEST_SILENCE, SILENT_HEARTBEATS,
-    TOKEN_BYTES, WELCOME_WITHIN,
+    CONNECT_TO_SILENT_WITHIN, CONNECT_WITHIN, LEADER_HOPS, QUEUED_MESSAGES, RECONNECT_FIRST,
+    RECONNECT_LONGEST, SHORTEST_SILENCE, SILENCE_CONFIRMATION, SILENT_HEARTBEATS, TOKEN_BYTES,
+    WELCOME_WITHIN,
 };
 use crate::metrics::Metrics;
 
@@ -144,6 +145,80 @@ struct Opened {
     told: Vec<HeldAttempt>,
 }
 
+/// Which coordinators are asked, each once, before the next wait.
+#[derive(Debug, Default)]
+struct Round {
+    /// Still to be asked, by host and port.
+    places: VecDeque<String>,
+    asked: Vec<String>,
+    /// Redirections that were followed.
+    hops: u32,
+    /// Whose stream broke last, since nothing came over it any more: asked last.
+    silent: Option<String>,
+}
+
+impl Round {
+    /// A stream has ended.
+    fn after(authority: &str, error: &SessionError) -> Round {
+        let silent = matches!(error, SessionError::Silent { .. }).then(|| authority.to_owned());
+        Round {
+            silent,
+            ..Round::default()
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Begins anew with the coordinators that are known by address, or with the one that is known by name.
+    fn begin(&mut self, places: Vec<String>, first: &str) {
+        self.hops = 0;
+        self.asked.clear();
+        self.places = places.into();
+        if self.places.is_empty() {
+            self.places.push_back(first.to_owned());
+        }
+        // A process that was stopped takes connections and answers none: meanwhile another one has begun to lead.
+        if let Some(at) = self.places.iter().position(|place| self.is_silent(place)) {
+            self.places.rotate_left(at + 1);
+        }
+    }
+
+    fn is_silent(&self, authority: &str) -> bool {
+        self.silent.as_deref() == Some(authority)
+    }
+
+    fn next(&mut self) -> String {
+        let next = self.places.pop_front().unwrap_or_default();
+        self.asked.push(next.clone());
+        next
+    }
+
+    /// How long connecting may take: nobody waits long for one that fell silent where there are others.
+    fn connect_within(&self, authority: &str) -> Duration {
+        if self.is_silent(authority) && self.asked.len() > 1 {
+            CONNECT_TO_SILENT_WITHIN
+        } else {
+            CONNECT_WITHIN
+        }
+    }
+
+    /// Follows a redirection; false where that leads nowhere new in this round.
+    fn send_on(&mut self, leader: &str) -> bool {
+        if self.hops >= LEADER_HOPS
+            || self.is_silent(leader)
+            || self.asked.iter().any(|asked| asked == leader)
+        {
+            return false;
+        }
+        self.hops += 1;
+        self.places.retain(|place| place != leader);
+        self.places.push_front(leader.to_owned());
+        true
+    }
+}
+
 /// What goes to the coordinator: what waits at the same time in batches, where the coordinator takes them.
 struct Outbox {
     queue: mpsc::Receiver<WorkerMessage>,
@@ -192,20 +267,17 @@ impl Session {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_LONGEST);
         let mut highest_epoch = 0;
         let mut streams = 0;
-        let mut leader = None;
-        let mut hops = 0;
-        // Coordinators that are still to be asked before the next wait.
-        let mut places = VecDeque::new();
+        let mut round = Round::default();
         while !self.stop.is_cancelled() {
             streams += 1;
-            if leader.is_none() && places.is_empty() {
-                places = self.connector.places().await.into();
+            if round.is_over() {
+                round.begin(self.connector.places().await, self.connector.first());
             }
-            let authority = leader
-                .take()
-                .or_else(|| places.pop_front())
-                .unwrap_or_else(|| self.connector.first().to_owned());
-            let (error, welcomed) = self.one_stream(&authority, &mut highest_epoch, streams).await;
+            let authority = round.next();
+            let within = round.connect_within(&authority);
+            let (error, welcomed) = self
+                .one_stream(&authority, within, &mut highest_epoch, streams)
+                .await;
             self.metrics.connected.set(0);
             self.metrics
                 .sessions_ended
@@ -213,24 +285,20 @@ impl Session {
                 .inc();
             if welcomed {
                 backoff.reset();
-                places.clear();
+                round = Round::after(&authority, &error);
                 // The agent's loop ends only with the agent.
                 let _ = self.events.send(Event::Disconnected).await;
             }
             if self.stop.is_cancelled() {
                 return;
             }
-            if let SessionError::NotLeader { leader: next, .. } = &error
-                && hops < LEADER_HOPS
+            if let SessionError::NotLeader { leader, .. } = &error
+                && round.send_on(leader)
             {
                 tracing::info!("{error}: asking there");
-                hops += 1;
-                leader = Some(next.clone());
                 continue;
             }
-            // From the beginning: who led is as likely to have moved.
-            hops = 0;
-            if !places.is_empty() {
+            if !round.is_over() {
                 tracing::info!("{error}: asking the next coordinator");
                 continue;
             }
@@ -252,13 +320,14 @@ impl Session {
     async fn one_stream(
         &self,
         authority: &str,
+        connect_within: Duration,
         highest_epoch: &mut u64,
         stream: u64,
     ) -> (SessionError, bool) {
         let address = &self.connector.shown(authority);
         let opening = async {
             tokio::select! {
-                opened = self.open(authority, address, *highest_epoch, stream) => opened,
+                opened = self.open(authority, address, connect_within, *highest_epoch, stream) => opened,
                 () = self.stop.cancelled() => Err(SessionError::Ending),
             }
         };
@@ -297,11 +366,12 @@ impl Session {
         &self,
         authority: &str,
         address: &str,
+        connect_within: Duration,
         highest_epoch: u64,
         stream: u64,
     ) -> Result<Opened, SessionError> {
         let token = self.token().await?;
-        let channel = self.connector.connect(authority).await?;
+        let channel = self.connector.connect(authority, connect_within).await?;
         let mut client = WorkerPlaneClient::new(channel)
             .max_decoding_message_size(wire_limits::MESSAGE_BYTES)
             .max_encoding_message_size(wire_limits::MESSAGE_BYTES);
@@ -429,10 +499,11 @@ impl Session {
                 heard.set(Instant::now());
             }
         };
-        // Two loops side by side: a full queue of the agent must not hold up the heartbeats.
+        // Side by side: a full queue of the agent must not hold up the heartbeats.
         tokio::select! {
             error = reading => error,
-            error = self.beat(every, &outgoing, &heard) => error,
+            error = self.beat(every, &outgoing) => error,
+            error = silence(every, &heard) => error,
             () = give_up.cancelled() => SessionError::NotReading,
             () = self.stop.cancelled() => self.close(outgoing, &mut incoming).await,
         }
@@ -477,21 +548,11 @@ impl Session {
         }
     }
 
-    async fn beat(
-        &self,
-        every: Duration,
-        outgoing: &mpsc::Sender<WorkerMessage>,
-        heard: &std::cell::Cell<Instant>,
-    ) -> SessionError {
-        let longest_silence = (every * SILENT_HEARTBEATS).max(SHORTEST_SILENCE);
+    async fn beat(&self, every: Duration, outgoing: &mpsc::Sender<WorkerMessage>) -> SessionError {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for sequence in 1.. {
             ticks.tick().await;
-            let silence = heard.get().elapsed();
-            if silence > longest_silence {
-                return SessionError::Silent { silence };
-            }
             let heartbeat = Heartbeat {
                 sequence,
                 attempts: self.held.list(),
@@ -519,6 +580,20 @@ impl Session {
     }
 }
 
+/// Ends once the coordinator has said nothing for too long.
+async fn silence(every: Duration, heard: &std::cell::Cell<Instant>) -> SessionError {
+    let longest = (every * SILENT_HEARTBEATS).max(SHORTEST_SILENCE);
+    loop {
+        tokio::time::sleep_until(heard.get() + longest).await;
+        // This process may have been stopped or starved: what came meanwhile is read first.
+        tokio::time::sleep(SILENCE_CONFIRMATION).await;
+        let silence = heard.get().elapsed();
+        if silence > longest {
+            return SessionError::Silent { silence };
+        }
+    }
+}
+
 fn not_leader(address: &str, other: NotLeader) -> SessionError {
     SessionError::NotLeader {
         address: address.to_owned(),
@@ -530,5 +605,88 @@ fn described(status: &Status) -> String {
     match status.message() {
         "" => format!("{:?}", status.code()),
         message => format!("{message} ({:?})", status.code()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESSES: [&str; 3] = ["10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000"];
+
+    fn begun(mut round: Round) -> Round {
+        round.begin(ADDRESSES.map(str::to_owned).into(), "coordinator:7000");
+        round
+    }
+
+    fn rest(mut round: Round) -> Vec<String> {
+        std::iter::from_fn(|| (!round.is_over()).then(|| round.next())).collect()
+    }
+
+    #[test]
+    fn one_that_fell_silent_is_asked_last_and_is_not_waited_for_long() {
+        for (silent, order) in [(0, [1, 2, 0]), (1, [2, 0, 1]), (2, [0, 1, 2])] {
+            let error = SessionError::Silent {
+                silence: SHORTEST_SILENCE,
+            };
+            let mut round = begun(Round::after(ADDRESSES[silent], &error));
+            for place in order {
+                assert_eq!(round.next(), ADDRESSES[place]);
+                let limit = if place == silent {
+                    CONNECT_TO_SILENT_WITHIN
+                } else {
+                    CONNECT_WITHIN
+                };
+                assert_eq!(round.connect_within(ADDRESSES[place]), limit);
+            }
+            assert!(round.is_over());
+        }
+        let closed = Round::after(ADDRESSES[0], &SessionError::Closed);
+        assert_eq!(rest(begun(closed)), ADDRESSES);
+    }
+
+    #[test]
+    fn the_only_coordinator_is_waited_for_as_long_as_any_even_after_it_fell_silent() {
+        let error = SessionError::Silent {
+            silence: SHORTEST_SILENCE,
+        };
+        let mut round = Round::after("coordinator:7000", &error);
+        round.begin(Vec::new(), "coordinator:7000");
+        assert_eq!(round.next(), "coordinator:7000");
+        assert_eq!(round.connect_within("coordinator:7000"), CONNECT_WITHIN);
+        assert!(round.is_over());
+    }
+
+    #[test]
+    fn a_redirection_is_followed_once_and_never_to_one_that_was_asked_or_fell_silent() {
+        let mut round = begun(Round::default());
+        assert_eq!(round.next(), ADDRESSES[0]);
+        assert!(round.send_on(ADDRESSES[2]));
+        assert_eq!(round.next(), ADDRESSES[2]);
+        assert!(!round.send_on(ADDRESSES[0]), "it was asked");
+        assert_eq!(rest(round), [ADDRESSES[1]]);
+        let error = SessionError::Silent {
+            silence: SHORTEST_SILENCE,
+        };
+        let mut round = begun(Round::after(ADDRESSES[2], &error));
+        round.next();
+        assert!(!round.send_on(ADDRESSES[2]), "its turn comes last");
+        assert_eq!(rest(round), [ADDRESSES[1], ADDRESSES[2]]);
+    }
+
+    #[test]
+    fn redirections_without_end_are_not_followed() {
+        let mut round = begun(Round::default());
+        round.next();
+        let followed = (1..100).take_while(|host| {
+            let there = round.send_on(&format!("10.0.1.{host}:7000"));
+            round.next();
+            there
+        });
+        assert_eq!(followed.count(), LEADER_HOPS as usize);
+        // A leader that stepped down says who follows it: the round begins there.
+        let mut round = Round::after(ADDRESSES[0], &SessionError::Closed);
+        assert!(round.send_on(ADDRESSES[1]));
+        assert_eq!(rest(round), [ADDRESSES[1]]);
     }
 }

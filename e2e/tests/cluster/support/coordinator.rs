@@ -51,12 +51,11 @@ impl Leader {
     }
 }
 
-/// Waits for a leader of a higher epoch than that of `before`, for any where that is none.
+/// Waits until everybody is told of a leader of at least this epoch.
 ///
 /// # Panics
 /// There is none within `limit`.
-pub(crate) fn await_leader(scene: &Scene, before: Option<&Leader>, limit: Duration) -> Leader {
-    let least = before.map_or(0, |leader| leader.epoch + 1);
+pub(crate) fn await_leader(scene: &Scene, least: u64, limit: Duration) -> Leader {
     let mut found = None;
     eventually(limit, || match Leader::of(scene) {
         Some(leader) if leader.epoch >= least => {
@@ -68,26 +67,31 @@ pub(crate) fn await_leader(scene: &Scene, before: Option<&Leader>, limit: Durati
     found.expect("it was waited for")
 }
 
-/// Waits until a coordinator says itself that it leads in a later epoch, and gives its address.
+/// Waits until a coordinator says itself that it leads in a later epoch, which is long before the status of its
+/// ProverCluster tells of it.
 ///
 /// # Panics
 /// None does within `limit`.
-pub(crate) fn await_lead(scene: &Scene, before: &Leader, limit: Duration) -> String {
+pub(crate) fn await_lead(scene: &Scene, before: &Leader, limit: Duration) -> Leader {
     // Also those that are not ready: a process that was killed may be the next leader.
-    let pods = all_pods(scene);
-    let addresses: Vec<&str> = pods
-        .iter()
-        .filter_map(|pod| pod["status"]["podIP"].as_str())
-        .collect();
+    let mut pods = all_pods(scene);
+    // One that was stopped keeps whoever asks it waiting.
+    pods.sort_by_key(|pod| name(pod) == before.name());
     let give_up = Instant::now() + limit;
     loop {
-        let leads = |address: &&&str| epoch_at(address).is_some_and(|epoch| epoch > before.epoch);
-        if let Some(address) = addresses.iter().find(leads) {
-            return (*address).to_owned();
+        for pod in &pods {
+            let epoch = pod["status"]["podIP"].as_str().and_then(epoch_at);
+            if let Some(epoch) = epoch.filter(|epoch| *epoch > before.epoch) {
+                return Leader {
+                    pod: pod.clone(),
+                    epoch,
+                };
+            }
         }
+        let names: Vec<&str> = pods.iter().map(name).collect();
         assert!(
             Instant::now() < give_up,
-            "after {limit:?} none of {addresses:?} leads"
+            "after {limit:?} none of {names:?} leads"
         );
         std::thread::sleep(LOOK_CLOSELY);
     }
@@ -95,7 +99,7 @@ pub(crate) fn await_lead(scene: &Scene, before: &Leader, limit: Duration) -> Str
 
 /// The epoch of a coordinator that leads; none where it follows or does not answer.
 fn epoch_at(address: &str) -> Option<u64> {
-    let asking = ["--silent", "--noproxy", "*", "--max-time", "1"];
+    let asking = ["--silent", "--noproxy", "*", "--max-time", "0.5"];
     let output = Command::new("curl")
         .args(asking)
         .arg(format!("http://{address}:9090/role"))
@@ -106,8 +110,8 @@ fn epoch_at(address: &str) -> Option<u64> {
 }
 
 /// Attempts that a coordinator has sent to workers since it leads.
-pub(crate) fn assignments_at(address: &str) -> f64 {
-    metric_at(address, "prover_coordinator_assignments_total")
+pub(crate) fn assignments_of(leader: &Leader) -> f64 {
+    pod_metric(&leader.pod, "prover_coordinator_assignments_total")
 }
 
 fn address(scene: &Scene) -> String {
@@ -137,10 +141,12 @@ pub(crate) fn metric(scene: &Scene, name: &str) -> f64 {
 
 /// The sum of an agent's metrics whose line begins with this, after `prover_agent_`.
 pub(crate) fn worker_metric(pod: &Value, name: &str) -> f64 {
-    let address = pod["status"]["podIP"]
-        .as_str()
-        .expect("a running pod has an address");
-    metric_at(address, &format!("prover_agent_{name}"))
+    pod_metric(pod, &format!("prover_agent_{name}"))
+}
+
+fn pod_metric(pod: &Value, prefix: &str) -> f64 {
+    let address = pod["status"]["podIP"].as_str();
+    metric_at(address.expect("a running pod has an address"), prefix)
 }
 
 fn metric_at(address: &str, prefix: &str) -> f64 {

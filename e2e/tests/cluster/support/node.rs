@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant, SystemTime};
 
 use prover_e2e::workspace;
 use serde_json::Value;
@@ -71,13 +72,33 @@ pub(crate) fn signal(pod: &Value, container: &str, program: &str, signal: &str) 
     in_node(&["bash", "-c", SIGNAL, "signal", id, program, signal]);
 }
 
-/// Control groups name a process's container.
+/// Sends a signal to a program that runs once in a pod, in whichever container: the pod's status tells of a container that
+/// was started again a little later than it runs. Gives the moment at which it was sent, since getting there takes long
+/// where the machine is busy.
+///
+/// # Panics
+/// It does not run there.
+pub(crate) fn signal_in_pod(pod: &Value, program: &str, signal: &str) -> Instant {
+    let uid = pod["metadata"]["uid"].as_str().expect("pods have a uid");
+    // With the systemd driver, a control group's name has underscores in place of hyphens.
+    let group = uid.replace('-', "[-_]");
+    let told = in_node(&["bash", "-c", SIGNAL, "signal", &group, program, signal]);
+    let sent: f64 = told
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{told:?} is no moment"));
+    let since = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(sent);
+    Instant::now() - since.elapsed().unwrap_or_default()
+}
+
+/// Control groups name a process's pod and container.
 const SIGNAL: &str = r#"
 found=
-for process in /proc/[0-9]*; do
+for file in $(grep -ls "$1" /proc/[0-9]*/cgroup); do
+  process=${file%/cgroup}
   [ "$(basename "$(readlink "$process/exe")" 2>/dev/null)" = "$2" ] || continue
-  grep -qs "$1" "$process/cgroup" || continue
-  kill -"$3" "${process#/proc/}" && found=yes
+  kill -"$3" "${process#/proc/}" && found=$EPOCHREALTIME
 done
 [ -n "$found" ] || { echo "no $2 runs in container $1" >&2; exit 1; }
+echo "${found/,/.}"
 "#;

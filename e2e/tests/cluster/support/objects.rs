@@ -49,9 +49,10 @@ impl Cluster {
         }))
     }
 
-    /// So many coordinators instead of one.
+    /// So many coordinators instead of one, with the CPU that a leader needs beside provers that use all of it.
     pub(crate) fn coordinators(mut self, replicas: u64) -> Self {
         self.0["spec"]["coordinator"]["replicas"] = json!(replicas);
+        self.0["spec"]["coordinator"]["resources"]["cpu"] = json!("100m");
         self
     }
 

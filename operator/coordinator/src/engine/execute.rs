@@ -118,6 +118,9 @@ impl Engine {
             return;
         }
         self.parts.metrics.assignments.inc();
+        if assignment.speculative {
+            self.parts.metrics.speculative.inc();
+        }
         self.send(assignment.worker, Outbound::Assign(message));
     }
 
@@ -169,6 +172,7 @@ impl Engine {
             attempt_number: assignment.number,
             plan_epoch: assignment.epoch,
             task_id: assignment.task.0,
+            speculative: assignment.speculative,
         })
     }
 

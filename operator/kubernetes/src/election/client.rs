@@ -18,8 +18,10 @@ use super::lease::{
 };
 use crate::metrics::Metrics;
 
-/// Longest wait for an answer: several fit into the life of a Lease.
-const ANSWER_LIMIT: Duration = Duration::from_millis(1_000);
+/// Longest wait for an answer to a look. What is asked for again tells later what the late answer would have told.
+const LOOK_LIMIT: Duration = Duration::from_millis(2_000);
+/// Longest wait for an answer to a renewal: several fit into the life of a Lease.
+const WRITE_LIMIT: Duration = Duration::from_millis(1_000);
 
 /// Why the Lease could not be looked at or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,8 @@ pub(crate) enum LeaseError {
     #[error("the API server did not serve the Lease: {source}")]
     Api { source: Box<kube::Error> },
     /// It took too long.
-    #[error("the API server did not answer within {ANSWER_LIMIT:?}")]
-    Timeout,
+    #[error("the API server did not answer within {limit:?}")]
+    Timeout { limit: Duration },
 }
 
 impl LeaseError {
@@ -41,7 +43,7 @@ impl LeaseError {
                 kube::Error::Api(_) => "refused",
                 _ => "unreachable",
             },
-            LeaseError::Timeout => "timeout",
+            LeaseError::Timeout { .. } => "timeout",
         }
     }
 }
@@ -136,16 +138,17 @@ impl LeaseClient {
 
     async fn call<T>(
         &self,
+        limit: Duration,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<Option<T>, LeaseError> {
-        let answer = match tokio::time::timeout(ANSWER_LIMIT, call).await {
+        let answer = match tokio::time::timeout(limit, call).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             // Somebody else was quicker, or nothing is there.
             Ok(Err(kube::Error::Api(status))) if [404, 409].contains(&status.code) => Ok(None),
             Ok(Err(source)) => Err(LeaseError::Api {
                 source: Box::new(source),
             }),
-            Err(_) => Err(LeaseError::Timeout),
+            Err(_) => Err(LeaseError::Timeout { limit }),
         };
         if let Err(error) = &answer {
             self.metrics
@@ -162,13 +165,22 @@ impl LeaseClient {
     /// Nobody can tell now.
     pub(crate) async fn look(&mut self) -> Result<Decision, LeaseError> {
         // A cache may answer: what it does not know yet, the version of a write tells.
-        let lease = self
-            .call(self.api.get_with(&self.name(), &GetParams::any()))
-            .await?;
+        let began_ms = self.now_ms();
+        let looked = self
+            .call(LOOK_LIMIT, self.api.get_with(&self.name(), &GetParams::any()))
+            .await;
         let now_ms = self.now_ms();
-        self.observed = std::mem::take(&mut self.observed).after(lease.as_ref(), now_ms);
+        let before = std::mem::take(&mut self.observed);
+        let lease = match looked {
+            Ok(lease) => lease,
+            Err(error) => {
+                self.observed = before.unanswered(now_ms);
+                return Err(error);
+            }
+        };
+        self.observed = before.after(lease.as_ref(), began_ms, now_ms);
         self.lease = lease;
-        Ok(decide(&self.observed, &self.candidate.pod, now_ms))
+        Ok(decide(&self.observed, &self.candidate.pod))
     }
 
     /// Writes this replica into the Lease as it was seen last; false where somebody else was quicker.
@@ -182,9 +194,12 @@ impl LeaseClient {
         let lease = self.mine(before.unwrap_or_default());
         let parameters = PostParams::default();
         let written = match lease.resource_version() {
-            None => self.call(self.api.create(&parameters, &lease)).await?,
+            None => {
+                self.call(WRITE_LIMIT, self.api.create(&parameters, &lease))
+                    .await?
+            }
             Some(_) => {
-                self.call(self.api.replace(&self.name(), &parameters, &lease))
+                self.call(WRITE_LIMIT, self.api.replace(&self.name(), &parameters, &lease))
                     .await?
             }
         };
@@ -192,7 +207,8 @@ impl LeaseClient {
             self.lease = None;
             return Ok(false);
         };
-        self.observed = std::mem::take(&mut self.observed).after(Some(&written), self.now_ms());
+        let now_ms = self.now_ms();
+        self.observed = std::mem::take(&mut self.observed).after(Some(&written), now_ms, now_ms);
         self.lease = Some(written);
         self.before = holder.or(self.before.take());
         confirmed.set_until(began.saturating_add(LEASE_MS));
@@ -297,7 +313,7 @@ impl LeaseClient {
         spec.renew_time = Some(self.moment());
         let parameters = PostParams::default();
         match self
-            .call(self.api.replace(&self.name(), &parameters, &lease))
+            .call(WRITE_LIMIT, self.api.replace(&self.name(), &parameters, &lease))
             .await
         {
             Ok(Some(_)) => tracing::info!("the Lease was given back"),

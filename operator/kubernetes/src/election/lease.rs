@@ -2,7 +2,14 @@
 //!
 //! The Lease is a hint for when to take over, never a fence: that is the epoch in the log. A wrong takeover costs the old
 //! leader its lead and nothing else, so the rules here are about disturbing nobody without need. Clocks of replicas are
-//! never compared: a Lease is over when a replica has looked at it without a gap for as long as it lasts and saw no change.
+//! never compared: a Lease is over when a replica has seen for as long as it lasts that it does not change.
+//!
+//! Each look shows that nothing changed since the one before, so what passed between two looks counts, however late the
+//! second one came: a starved machine lets nobody look in time. It counts for at most [`COUNTED_MS`], since whatever
+//! kept this replica from looking may have kept the leader from renewing. What passed until a look failed counts for
+//! nothing. After a gap longer than [`LONGEST_GAP_MS`], in which this process was stopped or the API server was away,
+//! the Lease gets its whole time again. That a look was answered by a cache that lags does no harm: the Lease is taken in
+//! the version that was seen, or not at all.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
@@ -13,9 +20,10 @@ pub(crate) const LEASE_MS: u64 = 3_000;
 pub(crate) const RENEW_PERIOD_MS: u64 = 1_000;
 /// Between two looks of a follower, which a cache of the API server answers.
 pub(crate) const LOOK_PERIOD_MS: u64 = 500;
-/// Longest time between two answered looks for which nothing can have been missed. After a longer one, be it that the API
-/// server was away or that this process was stopped, the Lease gets its whole time again.
-const LONGEST_GAP_MS: u64 = LEASE_MS / 2;
+/// What passes between two looks counts for at most so long.
+const COUNTED_MS: u64 = 2 * LOOK_PERIOD_MS;
+/// Longest time between two answered looks after which they belong together.
+const LONGEST_GAP_MS: u64 = 6_000;
 /// How long the API server must have been away before a follower asks the leader itself.
 const BLIND_MS: u64 = 5_000;
 /// How long the leader must not have answered then.
@@ -39,23 +47,29 @@ pub(crate) struct Observed {
     /// How often it changed hands.
     pub(crate) transitions: i32,
     lasts_ms: u64,
-    /// Since when it was looked at without a gap and did not change.
-    unchanged_since_ms: u64,
+    /// For how long it was seen not to change.
+    unchanged_ms: u64,
+    /// Up to when that is known; after a failed look, when that failed.
+    known_until_ms: u64,
     /// The last look that was answered.
     looked_at_ms: Option<u64>,
 }
 
 impl Observed {
-    /// What is known after an answered look; none stands for a Lease that does not exist.
+    /// What is known after a look that began and was answered at these moments; none stands for a Lease that does not exist.
+    /// The answer may have waited for this process, so it tells of nothing after the begin.
     #[must_use]
-    pub(crate) fn after(self, lease: Option<&Lease>, now_ms: u64) -> Observed {
+    pub(crate) fn after(self, lease: Option<&Lease>, began_ms: u64, answered_ms: u64) -> Observed {
         let no_gap = self
             .looked_at_ms
-            .is_some_and(|before| now_ms.saturating_sub(before) <= LONGEST_GAP_MS);
+            .is_some_and(|before| began_ms.saturating_sub(before) <= LONGEST_GAP_MS);
         let version = lease.and_then(ResourceExt::resource_version);
         if no_gap && self.version == version {
+            let passed = began_ms.saturating_sub(self.known_until_ms);
             return Observed {
-                looked_at_ms: Some(now_ms),
+                unchanged_ms: self.unchanged_ms.saturating_add(passed.min(COUNTED_MS)),
+                known_until_ms: self.known_until_ms.max(began_ms),
+                looked_at_ms: Some(began_ms),
                 ..self
             };
         }
@@ -72,8 +86,18 @@ impl Observed {
             probes: annotation(PROBES_ANNOTATION),
             transitions: spec.lease_transitions.unwrap_or(0),
             lasts_ms,
-            unchanged_since_ms: now_ms,
-            looked_at_ms: Some(now_ms),
+            unchanged_ms: 0,
+            known_until_ms: answered_ms,
+            looked_at_ms: Some(answered_ms),
+        }
+    }
+
+    /// A look was not answered until now: what passed before is lost.
+    #[must_use]
+    pub(crate) fn unanswered(self, now_ms: u64) -> Observed {
+        Observed {
+            known_until_ms: self.known_until_ms.max(now_ms),
+            ..self
         }
     }
 }
@@ -100,22 +124,19 @@ pub(crate) enum TakeReason {
     Expired,
 }
 
-/// What a replica does about the Lease after an answered look at `now_ms`.
+/// What a replica does about the Lease after an answered look.
 #[must_use]
-pub(crate) fn decide(observed: &Observed, identity: &str, now_ms: u64) -> Decision {
+pub(crate) fn decide(observed: &Observed, identity: &str) -> Decision {
     if observed.version.is_none() {
         return Decision::Create;
     }
     match &observed.holder {
         None => Decision::Take(TakeReason::Released),
         Some(holder) if holder == identity => Decision::Renew,
-        Some(_) => {
-            let over_at = observed.unchanged_since_ms.saturating_add(observed.lasts_ms);
-            match over_at.saturating_sub(now_ms) {
-                0 => Decision::Take(TakeReason::Expired),
-                for_ms => Decision::Wait { for_ms },
-            }
-        }
+        Some(_) => match observed.lasts_ms.saturating_sub(observed.unchanged_ms) {
+            0 => Decision::Take(TakeReason::Expired),
+            for_ms => Decision::Wait { for_ms },
+        },
     }
 }
 
@@ -203,46 +224,94 @@ mod tests {
         }
     }
 
-    /// Looks at the same Lease every half second.
-    fn looked(mut observed: Observed, lease: &Lease, from_ms: u64, to_ms: u64) -> Observed {
+    fn look(observed: Observed, lease: &Lease, at_ms: u64) -> Observed {
+        observed.after(Some(lease), at_ms, at_ms)
+    }
+
+    /// Looks at the same Lease again and again.
+    fn looked(mut observed: Observed, lease: &Lease, from_ms: u64, to_ms: u64, every_ms: u64) -> Observed {
         let mut now_ms = from_ms;
         while now_ms <= to_ms {
-            observed = observed.after(Some(lease), now_ms);
-            now_ms += LOOK_PERIOD_MS;
+            observed = look(observed, lease, now_ms);
+            now_ms += every_ms;
         }
         observed
     }
 
     #[test]
     fn a_lease_is_made_where_there_is_none_and_taken_at_once_where_it_was_given_back() {
-        let none = Observed::default().after(None, 5);
-        assert_eq!(decide(&none, ME, 5), Decision::Create);
-        let released = Observed::default().after(Some(&lease("1", "")), 5);
-        assert_eq!(decide(&released, ME, 5), Decision::Take(TakeReason::Released));
+        let none = Observed::default().after(None, 5, 5);
+        assert_eq!(decide(&none, ME), Decision::Create);
+        let released = look(Observed::default(), &lease("1", ""), 5);
+        assert_eq!(decide(&released, ME), Decision::Take(TakeReason::Released));
     }
 
     #[test]
     fn a_lease_is_over_after_its_time_without_a_change() {
         let held = lease("1", OTHER);
-        let observed = looked(Observed::default(), &held, 10_000, 12_500);
+        let observed = looked(Observed::default(), &held, 10_000, 12_500, LOOK_PERIOD_MS);
         assert_eq!(observed.address.as_deref(), Some("10.0.0.1:7000"));
-        assert_eq!(decide(&observed, ME, 12_500), Decision::Wait { for_ms: 500 });
-        let observed = observed.after(Some(&held), 13_000);
-        assert_eq!(decide(&observed, ME, 13_000), Decision::Take(TakeReason::Expired));
-        let renewed = observed.after(Some(&lease("2", OTHER)), 13_000);
-        assert_eq!(decide(&renewed, ME, 13_500), Decision::Wait { for_ms: 2_500 });
-        assert_eq!(decide(&renewed, OTHER, 13_500), Decision::Renew);
+        assert_eq!(decide(&observed, ME), Decision::Wait { for_ms: 500 });
+        let observed = look(observed, &held, 13_000);
+        assert_eq!(decide(&observed, ME), Decision::Take(TakeReason::Expired));
+        let renewed = look(observed, &lease("2", OTHER), 13_500);
+        assert_eq!(decide(&renewed, ME), Decision::Wait { for_ms: LEASE_MS });
+        assert_eq!(decide(&renewed, OTHER), Decision::Renew);
+    }
+
+    #[test]
+    fn on_a_starved_machine_late_looks_count_and_none_counts_for_much() {
+        let held = lease("1", OTHER);
+        // Every 2 s, as where all cores are proving.
+        let observed = looked(Observed::default(), &held, 10_000, 14_000, 2_000);
+        assert_eq!(decide(&observed, ME), Decision::Wait { for_ms: 1_000 });
+        let observed = look(observed, &held, 16_000);
+        assert_eq!(decide(&observed, ME), Decision::Take(TakeReason::Expired));
+        // The leader was starved, too, and comes a little later.
+        let observed = looked(Observed::default(), &held, 10_000, 11_000, LOOK_PERIOD_MS);
+        let late = look(observed, &held, 16_000);
+        assert_eq!(decide(&late, ME), Decision::Wait { for_ms: 1_000 });
+        let renewed = look(late, &lease("2", OTHER), 16_500);
+        assert_eq!(decide(&renewed, ME), Decision::Wait { for_ms: LEASE_MS });
     }
 
     #[test]
     fn a_lease_gets_its_whole_time_again_after_a_gap_in_which_nobody_could_look() {
         let held = lease("1", OTHER);
-        let observed = looked(Observed::default(), &held, 10_000, 12_500);
+        let observed = looked(Observed::default(), &held, 10_000, 12_500, LOOK_PERIOD_MS);
         // The API server was restarted, or this process was stopped, for a minute.
-        let back = observed.after(Some(&held), 72_500);
-        assert_eq!(decide(&back, ME, 72_500), Decision::Wait { for_ms: 3_000 });
-        let later = looked(back, &held, 73_000, 75_500);
-        assert_eq!(decide(&later, ME, 75_500), Decision::Take(TakeReason::Expired));
+        let back = look(observed, &held, 72_500);
+        assert_eq!(decide(&back, ME), Decision::Wait { for_ms: LEASE_MS });
+        let later = looked(back, &held, 73_000, 75_500, LOOK_PERIOD_MS);
+        assert_eq!(decide(&later, ME), Decision::Take(TakeReason::Expired));
+    }
+
+    #[test]
+    fn a_look_that_failed_tells_nothing_and_takes_nothing_back() {
+        let held = lease("1", OTHER);
+        let mut observed = look(Observed::default(), &held, 10_000);
+        // Every second one fails after a second.
+        for cycle in 0..5 {
+            let began_ms = 10_000 + cycle * 2_000;
+            observed = look(observed.unanswered(began_ms + 1_500), &held, began_ms + 2_000);
+            let for_ms = LEASE_MS - 500 * (cycle + 1);
+            assert_eq!(decide(&observed, ME), Decision::Wait { for_ms });
+        }
+        let observed = look(observed.unanswered(21_500), &held, 22_000);
+        assert_eq!(decide(&observed, ME), Decision::Take(TakeReason::Expired));
+    }
+
+    #[test]
+    fn an_answer_tells_of_nothing_after_its_question() {
+        let held = lease("1", OTHER);
+        let observed = looked(Observed::default(), &held, 10_000, 12_500, LOOK_PERIOD_MS);
+        // This process was stopped between question and answer: the leader may have renewed since.
+        let observed = observed.after(Some(&held), 12_600, 15_000);
+        assert_eq!(decide(&observed, ME), Decision::Wait { for_ms: 400 });
+        // The first sight of a version counts from its answer: it may have been renewed just before.
+        let observed = Observed::default().after(Some(&held), 10_000, 11_000);
+        let observed = look(observed, &held, 11_500);
+        assert_eq!(decide(&observed, ME), Decision::Wait { for_ms: 2_500 });
     }
 
     #[test]

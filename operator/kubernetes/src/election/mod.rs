@@ -169,13 +169,17 @@ impl Election {
                     blind = Blind::default();
                     self.tell_leader();
                     match decision {
-                        _ if !self.is_warm(role) => None,
                         Decision::Wait { .. } => None,
+                        decision if !self.is_warm(role) => {
+                            let objects = *self.synced.borrow();
+                            tracing::info!(?decision, ?role, objects, "the lead waits until all is read");
+                            None
+                        }
                         decision => self.take(&decision).await,
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "nobody can tell who has the Lease");
+                    tracing::info!(%error, "nobody can tell who has the Lease");
                     blind = self
                         .look_without_api_server(blind.unanswered(self.clock.now_milliseconds()))
                         .await;

@@ -152,11 +152,17 @@ impl Agent {
         tracing::info!(
             attempt = id,
             job = attempt.assign.job_id,
+            task = attempt.assign.task_id,
+            number = attempt.assign.attempt_number,
             task_type = attempt.assign.task_type,
             device = attempt.assign.device_id,
             prefetch = attempt.assign.prefetch,
+            speculative = attempt.assign.speculative,
             "assigned"
         );
+        if attempt.assign.speculative {
+            self.metrics.speculative_attempts.inc();
+        }
         let device_id = attempt.assign.device_id.clone();
         self.attempts.insert(id, attempt);
         let Some(slot) = slot else {
@@ -212,6 +218,7 @@ impl Agent {
 
     /// Lets go of an attempt that has not started.
     pub(super) fn give_back(&mut self, id: u64) {
+        tracing::info!(attempt = id, "given back");
         self.metrics.attempts.with_label_values(&["given_back"]).inc();
         self.send(RecallAnswer {
             attempt_id: id,
