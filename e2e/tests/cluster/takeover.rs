@@ -168,14 +168,14 @@ fn a_real_proof_outlives_its_leaders_and_verifies() {
     let mut leader = start_with_standby(&scene, risc0(&scene, Kind::Composite, 2));
     let job = submit(
         &scene,
-        &fibonacci(scene.namespace(), "outlives", Kind::Composite, LONG + LONG / 2),
+        &fibonacci(scene.namespace(), "outlives", Kind::Composite, 2 * LONG),
     );
     job.wait("a segment is proved", REAL_PROOF, |job| {
         Applied::done(job, "Prove") >= 1
     });
     // Workers hold what they prove and what they fetched ahead: the next leader may have nothing to send for long.
     for _ in 0..2 {
-        std::thread::sleep(random_pause(NEXT_KILL));
+        std::thread::sleep(random_pause(NEXT_KILL / 3));
         assert!(!is_true(&job.now(), "Finished"), "the proof must be under way");
         let killed = signal(&leader.pod, "KILL");
         leader = await_next(&scene, &leader, "kill of a leader", killed);
