@@ -189,6 +189,15 @@ async fn a_waiting_job_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_cancelled_when_it_is_submitted_ends_though_no_worker_is_there() {
+    let fixture = mk_fixture().await;
+    let mut cancelled = mk_job("cancelled");
+    cancelled.spec.cancel = true;
+    let job = fixture.submit(cancelled).await;
+    assert_eq!(finished(&job).await.phase, Phase::Cancelled);
+}
+
+#[tokio::test]
 async fn a_waiting_job_fails_when_its_deadline_passes() {
     let fixture = mk_fixture().await;
     let job = fixture.submit(mk_job("early")).await;

@@ -511,3 +511,36 @@ async fn what_attempts_left_in_the_store_goes_with_the_end_of_their_job_and_what
     tokio::time::timeout(SOON, swept).await.unwrap();
     leader.store.stat(&named.unwrap()).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_a_job_left_that_ended_as_its_leader_died_goes_with_the_next_leader() {
+    let folder = mk_folder();
+    let first = mk_leader(&folder).await;
+    let worker = FakeWorker::connect_as(&first, mk_hello_with(Vec::new(), 0)).await;
+    tokio::spawn(worker.work(2));
+    let job = first.submit(mk_risc0_job("untidy")).await;
+    let view = finished(&job).await;
+    let proof = &view.proof.as_ref().expect("it is proved").proof.key;
+    first.kill().await;
+    let left = Key::new("jobs/uid-untidy/attempts/1/of-a-killed-child").unwrap();
+    let content = bytes::Bytes::from_static(b"left");
+    let store = mk_store(&folder).await;
+    store
+        .put_bytes(&left, content.clone(), Condition::CreateOnly)
+        .await
+        .unwrap();
+    let proof = Key::new(&**proof).unwrap();
+    store
+        .put_bytes(&proof, content, Condition::CreateOnly)
+        .await
+        .unwrap();
+
+    let second = mk_leader(&folder).await;
+    let swept = async {
+        while second.store.stat(&left).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, swept).await.unwrap();
+    second.store.stat(&proof).await.unwrap();
+}

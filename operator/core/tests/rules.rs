@@ -77,6 +77,43 @@ impl Hand {
         answer_to(&actions, call)
     }
 
+    /// An attempt puts an artifact into the store and refers to it.
+    fn bind_referenced(&mut self, attempt: AttemptId, name: &ArtifactName, references: &[Arc<str>]) {
+        let call = self.call();
+        self.tell(Event::ArtifactBound {
+            call,
+            attempt,
+            name: name.clone(),
+            binding: mk_binding(name),
+        });
+        for reference in references {
+            let call = self.call();
+            self.tell(Event::ReferenceAdded {
+                call,
+                attempt,
+                name: name.clone(),
+                reference: reference.clone(),
+            });
+        }
+    }
+
+    /// An attempt refers to an artifact no more.
+    fn dereference(
+        &mut self,
+        attempt: AttemptId,
+        name: &ArtifactName,
+        reference: &Arc<str>,
+    ) -> (Result<Answer, Refusal>, Vec<Action>) {
+        let call = self.call();
+        let actions = self.tell(Event::ReferenceRemoved {
+            call,
+            attempt,
+            name: name.clone(),
+            reference: reference.clone(),
+        });
+        (answer_to(&actions, call), actions)
+    }
+
     fn current(&self, task: TaskId) -> Option<AttemptId> {
         self.state.task(task)?.current.map(|(attempt, _)| attempt)
     }
@@ -1533,6 +1570,51 @@ fn an_artifact_goes_when_its_last_consumer_is_terminal_and_no_reference_names_it
         hand.state.artifact(job, &"program".into()).is_some(),
         "sources stay"
     );
+}
+
+#[test]
+fn an_artifact_that_a_waiting_task_reads_stays_when_its_last_reference_goes() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    let (name, reference): (ArtifactName, Arc<str>) = ("segment".into(), "mine".into());
+    hand.bind_referenced(root, &name, std::slice::from_ref(&reference));
+    let mut prove = leaf("prove-0");
+    prove.inputs = vec![name.clone()];
+    hand.submit(root, vec![prove]).unwrap();
+    let (answer, actions) = hand.dereference(root, &name, &reference);
+    assert_eq!(answer, Ok(Answer::Dropped(false)));
+    assert!(
+        hand.state.artifact(job, &name).is_some(),
+        "its reader has not ended"
+    );
+    let deleted = |action: &Action| matches!(action, Action::DeleteArtifact { .. });
+    assert!(!actions.iter().any(deleted));
+    let attempt = hand.attempt_of(job, "prove-0");
+    assert!(hand.succeed(attempt).iter().any(deleted));
+}
+
+#[test]
+fn references_outlive_a_leader_and_a_checkpoint() {
+    let (mut before, job, root) = two_workers_that_run();
+    let name: ArtifactName = "shared".into();
+    before.bind_referenced(root, &name, &["mine".into(), "yours".into()]);
+    let mut hand = before.taken_over(2);
+    let limits = hand.state.limits().clone();
+    hand.state = State::recover(limits, 2, before.state.checkpoint(), Timestamp(hand.now)).unwrap();
+    let holder = before.state.attempt(root).unwrap().worker.0;
+    let names = if holder == 1 {
+        ("one", "two")
+    } else {
+        ("two", "one")
+    };
+    hand.comes_back(11, names.0, small(), vec![planner(&before, root)]);
+    hand.comes_back(12, names.1, small(), Vec::new());
+    let (answer, _) = hand.dereference(root, &name, &"mine".into());
+    assert_eq!(answer, Ok(Answer::Dropped(false)), "the other one is still there");
+    assert!(hand.state.artifact(job, &name).is_some());
+    let (answer, _) = hand.dereference(root, &name, &"yours".into());
+    assert_eq!(answer, Ok(Answer::Dropped(true)));
+    assert!(hand.state.artifact(job, &name).is_none());
 }
 
 #[test]

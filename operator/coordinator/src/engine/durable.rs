@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use prover_core::{AttemptId, CallId, Event, Fact, JobId, State, WorkerId};
+use prover_core::{AttemptId, CallId, Event, Fact, JobId, Milliseconds, State, WorkerId};
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 use tokio::sync::watch;
@@ -23,6 +23,10 @@ use crate::view::{JobView, Phase};
 
 /// Reason of a job of which the log says too little to go on with it.
 const NOT_REMEMBERED: &str = "NotRemembered";
+
+/// What a job left in the store is looked for again if it ended so shortly before the recovery: its leader may have
+/// died before it did.
+const SWEPT_AGAIN: Milliseconds = Milliseconds(600_000);
 
 /// What is done once the log has all that was recorded before it.
 #[derive(Debug)]
@@ -97,7 +101,12 @@ impl Engine {
         }
         engine.apply(Event::Tick);
         let all: Vec<JobId> = engine.jobs.keys().copied().collect();
+        let now = engine.now();
         for job in all {
+            let ended = engine.state.job(job).and_then(|told| told.finished_at);
+            if ended.is_some_and(|at| now < at + SWEPT_AGAIN) {
+                engine.to_sweep.insert(job);
+            }
             engine.publish(job);
         }
         engine
