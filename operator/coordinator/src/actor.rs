@@ -20,7 +20,7 @@ use crate::deletes::Deletion;
 use crate::engine::{Engine, EngineParts};
 use crate::error::AdmissionError;
 use crate::handle::Control;
-use crate::metrics::{LogMetrics, Metrics};
+use crate::metrics::Metrics;
 use crate::remembered::Record;
 use crate::replica::Replica;
 use crate::role::{Role, TakeOverError};
@@ -166,7 +166,7 @@ impl Actor {
                             if let Some(reply) = reply {
                                 let _ = reply.send(Ok(taken.epoch));
                             }
-                            return Some((engine, Journal::new(taken.appender, &self.parts.metrics)));
+                            return Some((engine, Journal::new(taken.appender, self.parts.metrics.clone())));
                         }
                         Err(reason) => {
                             tracing::error!(reason, "the log makes no state");
@@ -230,7 +230,7 @@ impl Actor {
             End::SteppedDown(reply) => {
                 self.show(Role::Fenced);
                 if let Some(journal) = journal.as_mut() {
-                    let flushed = journal.flush(&mut engine, &self.parts.metrics);
+                    let flushed = journal.flush(&mut engine);
                     if tokio::time::timeout(STEP_DOWN_WITHIN, flushed).await.is_err() {
                         tracing::warn!("stepped down before the log had everything: workers report again");
                     }
@@ -273,7 +273,7 @@ impl Actor {
         }
         engine.run_timers();
         if let Some(journal) = journal
-            && journal.write(engine, &self.parts.metrics).is_err()
+            && journal.write(engine).is_err()
         {
             return Some(End::Fenced);
         }
@@ -373,7 +373,7 @@ impl Told {
 struct Journal {
     appender: Appender,
     progress: watch::Receiver<Progress>,
-    metrics: LogMetrics,
+    metrics: Metrics,
     /// What was committed when the metrics were brought up to date.
     shown: Option<Index>,
     /// Groups of records that the log has no room for yet.
@@ -387,10 +387,10 @@ struct Journal {
 struct Lost;
 
 impl Journal {
-    fn new(appender: Appender, metrics: &Metrics) -> Journal {
+    fn new(appender: Appender, metrics: Metrics) -> Journal {
         let progress = appender.committed();
         Journal {
-            metrics: metrics.log.clone(),
+            metrics,
             shown: None,
             appender,
             progress,
@@ -404,7 +404,7 @@ impl Journal {
     fn note(&mut self, engine: &mut Engine) -> Result<(), Lost> {
         let progress = self.progress.borrow_and_update().clone();
         if self.shown.replace(progress.committed) != Some(progress.committed) {
-            self.metrics.show(self.appender.metrics());
+            self.metrics.log.show(self.appender.metrics());
         }
         match &progress.state {
             LogState::Healthy => self.impatient_at = None,
@@ -447,7 +447,7 @@ impl Journal {
     }
 
     /// Gives the log what the engine has recorded.
-    fn write(&mut self, engine: &mut Engine, metrics: &Metrics) -> Result<(), Lost> {
+    fn write(&mut self, engine: &mut Engine) -> Result<(), Lost> {
         let groups = engine.take_records();
         let groups = groups
             .iter()
@@ -456,7 +456,7 @@ impl Journal {
         while let Some(group) = self.backlog.front() {
             match self.appender.append(group) {
                 Ok(index) => {
-                    metrics.log_records.inc_by(group.len() as u64);
+                    self.metrics.log_records.inc_by(group.len() as u64);
                     self.appended = index.0;
                     self.backlog.pop_front();
                 }
@@ -468,7 +468,7 @@ impl Journal {
             }
         }
         let waiting: usize = self.backlog.iter().map(Vec::len).sum();
-        metrics
+        self.metrics
             .log_backlog
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let impatient = self.impatient_at.is_some_and(|at| at <= Instant::now());
@@ -477,9 +477,9 @@ impl Journal {
     }
 
     /// Waits until the log has everything, or will never have.
-    async fn flush(&mut self, engine: &mut Engine, metrics: &Metrics) {
+    async fn flush(&mut self, engine: &mut Engine) {
         loop {
-            if self.write(engine, metrics).is_err() || self.note(engine).is_err() {
+            if self.write(engine).is_err() || self.note(engine).is_err() {
                 return;
             }
             let all = self.backlog.is_empty() && self.progress.borrow().committed.0 >= engine.recorded();

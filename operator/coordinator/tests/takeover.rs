@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gate::{Gate, GatedStore};
 use prover_artifacts::{ArtifactStore, Condition, Key, Prefix};
-use prover_coordinator::{Durability, LogConfig, Milliseconds, Phase, Role, start};
+use prover_coordinator::{Durability, JobView, LogConfig, Milliseconds, Phase, Role, start};
 use prover_crds::{ProofKind, ProofSystem};
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
 use prover_wire::protocol::{self as wire, call};
@@ -79,6 +79,15 @@ impl Replica {
         self.fixture.coordinator.shutdown().await;
     }
 
+    async fn until_gone(&self, key: &Key) {
+        let gone = async {
+            while self.store.stat(key).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, gone).await.unwrap();
+    }
+
     async fn until_role(&self, what: &str, wanted: impl Fn(&Role) -> bool) {
         let mut role = self.coordinator.role();
         let waited = tokio::time::timeout(SOON, role.wait_for(|role| wanted(role))).await;
@@ -88,6 +97,17 @@ impl Replica {
             *self.coordinator.role().borrow()
         );
     }
+}
+
+/// A job that was proved by a leader that is gone since, as it was shown last.
+async fn proved_before_its_leader_died(folder: &Arc<TempDir>, name: &str) -> Arc<JobView> {
+    let leader = mk_leader(folder).await;
+    let worker = FakeWorker::connect_as(&leader, mk_hello_with(Vec::new(), 0)).await;
+    tokio::spawn(worker.work(2));
+    let job = leader.submit(mk_risc0_job(name)).await;
+    let view = finished(&job).await;
+    leader.kill().await;
+    view
 }
 
 /// A hello with what an agent holds.
@@ -366,12 +386,7 @@ async fn a_standby_sends_workers_to_the_leader_and_takes_no_jobs() {
 #[tokio::test]
 async fn a_job_that_was_over_is_shown_as_it_was_after_both_coordinators_were_gone() {
     let folder = mk_folder();
-    let first = mk_leader(&folder).await;
-    let worker = FakeWorker::connect_as(&first, mk_hello_with(Vec::new(), 0)).await;
-    tokio::spawn(worker.work(2));
-    let job = first.submit(mk_risc0_job("over")).await;
-    let before = finished(&job).await;
-    first.kill().await;
+    let before = proved_before_its_leader_died(&folder, "over").await;
 
     let second = mk_leader(&folder).await;
     let again = second.submit(mk_risc0_job("over")).await;
@@ -503,25 +518,15 @@ async fn what_attempts_left_in_the_store_goes_with_the_end_of_their_job_and_what
         worker.succeed(&assign).await;
     }
     assert_eq!(finished(&job).await.phase, Phase::Succeeded);
-    let swept = async {
-        while leader.store.stat(&left).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, swept).await.unwrap();
+    leader.until_gone(&left).await;
     leader.store.stat(&named.unwrap()).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_a_job_left_that_ended_as_its_leader_died_goes_with_the_next_leader() {
     let folder = mk_folder();
-    let first = mk_leader(&folder).await;
-    let worker = FakeWorker::connect_as(&first, mk_hello_with(Vec::new(), 0)).await;
-    tokio::spawn(worker.work(2));
-    let job = first.submit(mk_risc0_job("untidy")).await;
-    let view = finished(&job).await;
+    let view = proved_before_its_leader_died(&folder, "untidy").await;
     let proof = &view.proof.as_ref().expect("it is proved").proof.key;
-    first.kill().await;
     let left = Key::new("jobs/uid-untidy/attempts/1/of-a-killed-child").unwrap();
     let content = bytes::Bytes::from_static(b"left");
     let store = mk_store(&folder).await;
@@ -536,11 +541,6 @@ async fn what_a_job_left_that_ended_as_its_leader_died_goes_with_the_next_leader
         .unwrap();
 
     let second = mk_leader(&folder).await;
-    let swept = async {
-        while second.store.stat(&left).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(SOON, swept).await.unwrap();
+    second.until_gone(&left).await;
     second.store.stat(&proof).await.unwrap();
 }

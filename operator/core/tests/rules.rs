@@ -77,7 +77,7 @@ impl Hand {
         answer_to(&actions, call)
     }
 
-    /// An attempt puts an artifact into the store and refers to it.
+    /// An attempt puts an artifact into the store and refers to it by these names.
     fn bind_referenced(&mut self, attempt: AttemptId, name: &ArtifactName, references: &[Arc<str>]) {
         let call = self.call();
         self.tell(Event::ArtifactBound {
@@ -1529,23 +1529,9 @@ fn the_action_cache_answers_another_job_and_shared_bytes_go_with_the_last_name()
 fn an_artifact_goes_when_its_last_consumer_is_terminal_and_no_reference_names_it() {
     let mut hand = one_worker();
     let (job, root) = hand.planned(mk_job("j", "a"));
-    for name in ["plain", "referenced"] {
-        let call = hand.call();
-        hand.tell(Event::ArtifactBound {
-            call,
-            attempt: root,
-            name: name.into(),
-            binding: mk_binding(name),
-        });
-    }
-    let call = hand.call();
     let (name, reference): (ArtifactName, Arc<str>) = ("referenced".into(), "mine".into());
-    hand.tell(Event::ReferenceAdded {
-        call,
-        attempt: root,
-        name: name.clone(),
-        reference: reference.clone(),
-    });
+    hand.bind_referenced(root, &"plain".into(), &[]);
+    hand.bind_referenced(root, &name, std::slice::from_ref(&reference));
     let mut prove = leaf("prove-0");
     prove.inputs = vec!["plain".into(), "referenced".into(), "program".into()];
     hand.submit(root, vec![prove]).unwrap();
@@ -1557,15 +1543,9 @@ fn an_artifact_goes_when_its_last_consumer_is_terminal_and_no_reference_names_it
         binding: mk_binding(name),
     };
     assert!(actions.contains(&gone("plain")) && !actions.contains(&gone("referenced")));
-    let call = hand.call();
-    let actions = hand.tell(Event::ReferenceRemoved {
-        call,
-        attempt: root,
-        name,
-        reference,
-    });
+    let (answer, actions) = hand.dereference(root, &name, &reference);
     assert!(actions.contains(&gone("referenced")));
-    assert_eq!(answer_to(&actions, call), Ok(Answer::Dropped(true)));
+    assert_eq!(answer, Ok(Answer::Dropped(true)));
     assert!(
         hand.state.artifact(job, &"program".into()).is_some(),
         "sources stay"
@@ -1598,17 +1578,8 @@ fn references_outlive_a_leader_and_a_checkpoint() {
     let (mut before, job, root) = two_workers_that_run();
     let name: ArtifactName = "shared".into();
     before.bind_referenced(root, &name, &["mine".into(), "yours".into()]);
-    let mut hand = before.taken_over(2);
-    let limits = hand.state.limits().clone();
-    hand.state = State::recover(limits, 2, before.state.checkpoint(), Timestamp(hand.now)).unwrap();
-    let holder = before.state.attempt(root).unwrap().worker.0;
-    let names = if holder == 1 {
-        ("one", "two")
-    } else {
-        ("two", "one")
-    };
-    hand.comes_back(11, names.0, small(), vec![planner(&before, root)]);
-    hand.comes_back(12, names.1, small(), Vec::new());
+    let mut hand = before.recovered(2, before.state.checkpoint());
+    hand.both_come_back(&before, root, &[]);
     let (answer, _) = hand.dereference(root, &name, &"mine".into());
     assert_eq!(answer, Ok(Answer::Dropped(false)), "the other one is still there");
     assert!(hand.state.artifact(job, &name).is_some());
@@ -1864,8 +1835,13 @@ impl Hand {
 
     /// Another leader goes on in the next epoch, with no worker connected.
     fn taken_over(&self, epoch: u64) -> Hand {
+        self.recovered(epoch, self.facts())
+    }
+
+    /// The same from other facts, as those of a checkpoint.
+    fn recovered(&self, epoch: u64, facts: Vec<Fact>) -> Hand {
         let limits = self.state.limits().clone();
-        let state = State::recover(limits, epoch, self.facts(), Timestamp(self.now)).unwrap();
+        let state = State::recover(limits, epoch, facts, Timestamp(self.now)).unwrap();
         state.assert_invariants();
         Hand {
             state,
@@ -1882,6 +1858,21 @@ impl Hand {
             spec: Box::new(named(name, spec)),
             held,
         })
+    }
+
+    /// The two workers of `two_workers_that_run` connect to this leader with what each held before of these attempts,
+    /// and with the planner.
+    fn both_come_back(&mut self, before: &Hand, root: AttemptId, held: &[HeldAttempt]) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (id, name) in [(11, "one"), (12, "two")] {
+            let mine = |attempt: AttemptId| before.state.attempt(attempt).unwrap().worker.0 + 10 == id;
+            let mut holds: Vec<_> = held.iter().copied().filter(|held| mine(held.attempt)).collect();
+            if mine(root) {
+                holds.push(planner(before, root));
+            }
+            actions.extend(self.comes_back(id, name, small(), holds));
+        }
+        actions
     }
 
     /// What a worker says of an attempt of the task's first or a later try.
@@ -1947,15 +1938,7 @@ fn a_new_leader_lets_what_runs_go_on_under_its_old_attempt() {
     let mut hand = before.taken_over(2);
     assert_eq!(hand.state.job_by_uid("j"), Some(job), "identities are the same");
     let held = [before.held(job, "prove-0", 1), before.held(job, "prove-1", 1)];
-    let mut actions = Vec::new();
-    for (id, name) in [(11, "one"), (12, "two")] {
-        let mine = |attempt: AttemptId| before.state.attempt(attempt).unwrap().worker.0 + 10 == id;
-        let mut holds: Vec<_> = held.iter().copied().filter(|held| mine(held.attempt)).collect();
-        if mine(root) {
-            holds.push(planner(&before, root));
-        }
-        actions.extend(hand.comes_back(id, name, small(), holds));
-    }
+    let actions = hand.both_come_back(&before, root, &held);
     assert_eq!(assigned(&actions), 0, "nothing is dispatched again");
     for (held, task) in held.iter().zip(["prove-0", "prove-1"]) {
         assert_eq!(hand.attempt_of(job, task), held.attempt);
@@ -2157,23 +2140,10 @@ fn a_message_to_a_channel_that_is_sent_again_to_the_next_leader_arrives_once() {
     send(&mut before, 1);
     send(&mut before, 1);
     assert_eq!(read(&mut before, root), [0, 1]);
-    let held = before.held(job, "prove-0", 1);
+    let held = [before.held(job, "prove-0", 1), before.held(job, "prove-1", 1)];
     for facts in [before.facts(), before.state.checkpoint()] {
-        let mut hand = before.taken_over(2);
-        hand.state = State::recover(hand.state.limits().clone(), 2, facts, Timestamp(hand.now)).unwrap();
-        let name = if before.state.attempt(writer).unwrap().worker.0 == 1 {
-            "one"
-        } else {
-            "two"
-        };
-        let other = if name == "one" { "two" } else { "one" };
-        let mut holds = vec![vec![held], vec![before.held(job, "prove-1", 1)]];
-        let with_root = usize::from(
-            before.state.attempt(root).unwrap().worker.0 != before.state.attempt(writer).unwrap().worker.0,
-        );
-        holds[with_root].push(planner(&before, root));
-        hand.comes_back(12, other, small(), holds.pop().unwrap());
-        hand.comes_back(11, name, small(), holds.pop().unwrap());
+        let mut hand = before.recovered(2, facts);
+        hand.both_come_back(&before, root, &held);
         // The answer to the second one was lost with the leader; the third one is new.
         send(&mut hand, 1);
         send(&mut hand, 2);
