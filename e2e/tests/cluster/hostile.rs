@@ -145,7 +145,11 @@ fn a_hostile_worker_gets_nothing_whatever_it_brings_along() {
     }
     // The living one, another in the place of the gone one, and the honest one.
     await_workers(&scene, "cpu", 3, PODS_STARTED);
-    let job = submit(&scene, &Model::new(24).duration("prove", 300).manifest("wanted"));
+    // Segments that take longer than the planner needs for three of them, so that all three workers have one.
+    let job = submit(
+        &scene,
+        &Model::new(12).duration("prove", 4_000).manifest("wanted"),
+    );
     let done = job.succeeded(JOB_FINISHED);
     assert_eq!((attempts(&done, "failed"), attempts(&done, "lost")), (0, 0));
     for impostor in &IMPOSTORS {

@@ -208,6 +208,29 @@ async fn the_next_leader_goes_on_where_a_dead_one_was_and_dispatches_nothing_twi
 }
 
 #[tokio::test]
+async fn a_worker_is_welcome_before_it_is_told_what_its_dead_leader_had_accepted() {
+    let folder = mk_folder();
+    let first = mk_leader(&folder).await;
+    let mut worker = FakeWorker::connect_as(&first, mk_hello_with(Vec::new(), 0)).await;
+    let _job = first.submit(mk_risc0_job("accepted")).await;
+    let plan = worker.plan(2).await;
+    let done = worker.expect_assign_of("prove").await;
+    worker.start(&done).await;
+    worker.succeed(&done).await;
+    assert!(worker.expect_acknowledgement(done.attempt_id).await);
+    first.kill().await;
+
+    // As if the acknowledgements had been lost with the first leader.
+    let second = mk_leader(&folder).await;
+    let held = vec![mk_held(&plan, true), mk_held(&done, true)];
+    let mut worker = FakeWorker::connect_as(&second, mk_hello_with(held, 1)).await;
+    assert_eq!((worker.welcome.epoch, &worker.welcome.stop), (2, &Vec::new()));
+    for attempt in [plan.attempt_id, done.attempt_id] {
+        assert!(worker.expect_acknowledgement(attempt).await, "{attempt}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_acknowledged_answered_or_shown_as_over_before_the_log_has_it() {
     let folder = mk_folder();
     let leader = mk_leader(&folder).await;

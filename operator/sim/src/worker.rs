@@ -356,6 +356,14 @@ impl World {
     pub(crate) fn heard(&mut self, place: usize, connection: u64, message: Down) {
         let worker = &mut self.workers[place];
         worker.heard_at = self.now;
+        if !worker.welcomed && !matches!(message, Down::Welcome(_) | Down::NotLeader(_)) {
+            // An agent takes such a stream for broken, and would for ever.
+            self.violated(
+                "messages",
+                format!("w{place} is told {message:?} before it is welcome"),
+            );
+            return self.give_up_stream(place, connection);
+        }
         match message {
             Down::Welcome(welcome) => {
                 if welcome.epoch < worker.highest_epoch {

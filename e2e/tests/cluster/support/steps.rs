@@ -10,10 +10,11 @@ use super::kubectl::{apply, await_gone, await_named, await_object, get, kubectl,
 use super::objects::{self, CLUSTER, Cluster};
 use super::scene::{Scene, condition, is_true};
 
-/// From a ProverCluster to its workers connected: pods are scheduled, images are there.
-pub(crate) const CLUSTER_READY: Duration = Duration::from_secs(90);
-/// From a job to its end, where its tasks take seconds at most.
-pub(crate) const JOB_FINISHED: Duration = Duration::from_secs(120);
+/// From a ProverCluster to its workers connected: images are there, but pods of other scenes may have to go before its
+/// own find room on the node.
+pub(crate) const CLUSTER_READY: Duration = Duration::from_secs(300);
+/// From a job to its end, where its tasks take seconds at most, beside real proofs of other scenes.
+pub(crate) const JOB_FINISHED: Duration = Duration::from_secs(300);
 /// From a job to its first running task on warm workers.
 pub(crate) const JOB_RUNNING: Duration = Duration::from_secs(30);
 /// From the end of a job to the deletion of what only it needed.

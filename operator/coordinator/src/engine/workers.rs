@@ -468,8 +468,9 @@ impl Engine {
         };
         let pod = record.identity.pod_name();
         let leaves = record.drains || pod.is_some_and(|pod| self.leaving.contains(pod));
-        let waiting = record.unsent.len() + record.acknowledgements.len();
-        if leaves || waiting + 1 >= MESSAGES_PER_BATCH.min(room) {
+        let full = record.acknowledgements.len() + 1 >= MESSAGES_PER_BATCH.min(room);
+        // What is said in this turn already takes it along, and stays before it: a welcome is always the first.
+        if leaves || full || !record.unsent.is_empty() {
             return self.send(worker, message);
         }
         if record.acknowledgements.is_empty() {
