@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The cluster scenarios that fit into continuous integration: a proof in the user's own image, scaling from zero and back,
-# a lost worker, an absent operator and a real proof meanwhile, edits, a new image, hostile workers, bad input. A cluster
-# that ran before goes on running.
+# a lost worker, lost leaders, an absent operator and a real proof meanwhile, edits, a new image, hostile workers, bad
+# input. A cluster that ran before goes on running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scenarios=(
@@ -11,6 +11,7 @@ scenarios=(
   workers_come_from_zero
   a_worker_pod_deleted_mid_segment
   jobs_run_to_their_end_while_the_operator_is_absent
+  leaders_killed_at_random_moments
   a_changed_group_gets_a_new_deployment
   jobs_pinned_to_an_old_image
   applying_the_same_manifest_again

@@ -14,7 +14,7 @@ use crate::support::objects::Cluster;
 use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{Scene, await_api_server, is_true, random_pause};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, REAL_PROOF, attempts, await_middle, await_rollout, eventually,
+    Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_rollout, eventually,
     expect_no_leaked_artifacts, name, restarts, scale, start_cluster, submit, workers,
 };
 
@@ -25,6 +25,9 @@ const TAKEOVER: Duration = Duration::from_secs(30);
 /// Longest time until the ProverCluster's status tells of a new leader: the operator notices a stream that has gone silent
 /// after 20 s.
 const TOLD: Duration = Duration::from_secs(90);
+
+/// Workers of a scene.
+const WORKERS: usize = 2;
 
 /// Between two kills, at most.
 const NEXT_KILL: Duration = Duration::from_secs(6);
@@ -47,8 +50,8 @@ fn start_with_standby(scene: &Scene, cluster: Cluster) -> Leader {
     coordinator::await_leader(scene, 0, TOLD)
 }
 
-fn two_emulated_workers(scene: &Scene) -> Cluster {
-    Cluster::emulated(scene).group("cpu", "emulated", json!({"replicas": 2}))
+fn emulated_workers(scene: &Scene) -> Cluster {
+    Cluster::emulated(scene).group("cpu", "emulated", json!({"replicas": WORKERS}))
 }
 
 /// Sends a signal to the process of a coordinator, and gives the moment: KILL is what a lost machine or the kernel does.
@@ -100,7 +103,15 @@ fn expect_nothing_done_twice(scene: &Scene, group: &str, jobs: &[Value]) {
         );
         done += attempts(job, "succeeded");
     }
-    let pods = workers(scene, group);
+    let mut pods = Vec::new();
+    // The control plane takes pods for not ready while it is long without word of their node.
+    eventually(POD_REPLACED, || {
+        pods = workers(scene, group);
+        match pods.len() {
+            WORKERS => Ok(()),
+            ready => Err(format!("{ready} of {WORKERS} workers are ready")),
+        }
+    });
     assert!(pods.iter().all(|pod| restarts(pod) == 0), "workers must live on");
     let succeeded = |pod: &Value| coordinator::worker_metric(pod, "attempts_total{outcome=\"succeeded\"}");
     let finished: f64 = pods.iter().map(succeeded).sum();
@@ -145,7 +156,7 @@ fn expect_nothing_done_twice(scene: &Scene, group: &str, jobs: &[Value]) {
 #[test]
 fn leaders_killed_at_random_moments_cost_no_attempt() {
     let scene = Scene::new("leaders");
-    let mut leader = start_with_standby(&scene, two_emulated_workers(&scene));
+    let mut leader = start_with_standby(&scene, emulated_workers(&scene));
     let job = submit(&scene, &long_job("outlives"));
     await_middle(&job);
     for _ in 0..3 {
@@ -165,7 +176,7 @@ fn leaders_killed_at_random_moments_cost_no_attempt() {
 #[test]
 fn a_real_proof_outlives_its_leaders_and_verifies() {
     let scene = Scene::new("real-leaders");
-    let mut leader = start_with_standby(&scene, risc0(&scene, Kind::Composite, 2));
+    let mut leader = start_with_standby(&scene, risc0(&scene, Kind::Composite, WORKERS as u64));
     let job = submit(
         &scene,
         &fibonacci(scene.namespace(), "outlives", Kind::Composite, 2 * LONG),
@@ -190,7 +201,7 @@ fn a_real_proof_outlives_its_leaders_and_verifies() {
 #[test]
 fn both_coordinators_killed_at_once_cost_no_attempt() {
     let scene = Scene::new("both-leaders");
-    let leader = start_with_standby(&scene, two_emulated_workers(&scene));
+    let leader = start_with_standby(&scene, emulated_workers(&scene));
     let jobs = ["first", "second"].map(|name| submit(&scene, &long_job(name)));
     await_middle(&jobs[0]);
     std::thread::sleep(random_pause(NEXT_KILL));
@@ -212,7 +223,7 @@ fn both_coordinators_killed_at_once_cost_no_attempt() {
 #[test]
 fn a_stopped_leader_that_wakes_up_finds_another_one_and_changes_nothing() {
     let scene = Scene::new("stale-leader");
-    let stale = start_with_standby(&scene, two_emulated_workers(&scene));
+    let stale = start_with_standby(&scene, emulated_workers(&scene));
     let job = submit(&scene, &long_job("unmoved"));
     await_middle(&job);
     let stopped = signal(&stale.pod, "STOP");
@@ -234,7 +245,7 @@ fn a_stopped_leader_that_wakes_up_finds_another_one_and_changes_nothing() {
 #[test]
 fn a_leader_lost_while_the_store_is_away_is_followed_when_it_is_back() {
     let scene = Scene::alone("no-store-takeover");
-    let leader = start_with_standby(&scene, two_emulated_workers(&scene));
+    let leader = start_with_standby(&scene, emulated_workers(&scene));
     let job = submit(&scene, &long_job("patient"));
     await_middle(&job);
     scale("minio", "minio", 0);
@@ -254,7 +265,7 @@ fn a_leader_lost_while_the_store_is_away_is_followed_when_it_is_back() {
 #[test]
 fn a_leader_lost_while_the_api_server_is_away_is_followed_when_it_is_back() {
     let scene = Scene::alone("no-api-takeover");
-    let leader = start_with_standby(&scene, two_emulated_workers(&scene));
+    let leader = start_with_standby(&scene, emulated_workers(&scene));
     let job = submit(&scene, &long_job("patient"));
     await_middle(&job);
     node::component("stop", "kube-apiserver");
