@@ -67,10 +67,22 @@ pub(crate) struct Connection {
     peer: Peer,
     /// None once somebody has signed in.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// The streams of this connection have had their turn since something was to be written first.
+    gathered: bool,
     metrics: Metrics,
 }
 
 impl Connection {
+    /// Lets whatever runs beside this connection go first, once before each flush: all streams that were woken at the
+    /// same time speak with one system call then, not each with its own. True: it is time to write.
+    fn gather(&mut self, context: &mut Context<'_>) -> bool {
+        if std::mem::replace(&mut self.gathered, true) {
+            return true;
+        }
+        context.waker().wake_by_ref();
+        false
+    }
+
     fn check_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(deadline) = &mut self.deadline else {
             return Ok(());
@@ -115,14 +127,20 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        if !this.gather(context) {
+            return Poll::Pending;
+        }
+        match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        this.gathered = false;
+        match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
@@ -228,6 +246,7 @@ impl Handshake {
                 guest: Arc::new(guest),
             },
             deadline: Some(Box::pin(tokio::time::sleep(self.sign_in_timeout))),
+            gathered: false,
             metrics: self.metrics,
         };
         // Where the server has stopped, nobody wants the connection.

@@ -571,6 +571,8 @@ impl State {
         self.fail_job(job, reason, message, Some(FailureClass::Fatal), out);
     }
 
+    /// Inlined, so that a change is written where it stays and not copied there.
+    #[inline(always)]
     pub(crate) fn task_changed(&self, task: u32, change: TaskChange, out: &mut Vec<Action>) {
         let job = self.job_id(self.tasks[task].job);
         out.push(Action::TaskChanged {

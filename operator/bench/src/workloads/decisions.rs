@@ -50,6 +50,8 @@ enum Report {
 struct Load {
     state: State,
     begun: Instant,
+    /// Read once per batch: a shell reads the clock once for all that it has received.
+    now: Timestamp,
     tasks: Vec<TaskSpec>,
     reports: VecDeque<Report>,
     /// Per worker: what was given ahead.
@@ -60,6 +62,8 @@ struct Load {
     over: bool,
     result: Arc<[u8]>,
     in_decisions: Duration,
+    /// Of the current batch of reports, what its planner took.
+    in_plan: Duration,
     times: Option<Times>,
 }
 
@@ -113,6 +117,7 @@ pub fn decisions(limits: Limits, exponent: u32, workers: u64, least: Duration, d
     let mut load = Load {
         state: State::new(limits),
         begun: Instant::now(),
+        now: Timestamp(1_000_000),
         tasks: task_specs(1 << exponent),
         reports: VecDeque::new(),
         ahead: vec![None; workers as usize],
@@ -122,6 +127,7 @@ pub fn decisions(limits: Limits, exponent: u32, workers: u64, least: Duration, d
         over: true,
         result: Arc::from([0; 8]),
         in_decisions: Duration::ZERO,
+        in_plan: Duration::ZERO,
         times: None,
     };
     for worker in 0..workers {
@@ -202,6 +208,8 @@ impl Load {
             retained: Vec::new(),
         })));
         while !self.over {
+            self.in_plan = Duration::ZERO;
+            self.now = Timestamp(1_000_000 + self.nanoseconds() / 1_000_000);
             let before = processor_time();
             for _ in 0..BATCH {
                 match self.reports.pop_front() {
@@ -216,7 +224,7 @@ impl Load {
                     None => break,
                 }
             }
-            self.in_decisions += processor_time() - before;
+            self.in_decisions += processor_time() - before - self.in_plan;
             assert!(
                 self.over || !self.reports.is_empty(),
                 "nothing runs and the job is not over"
@@ -239,7 +247,7 @@ impl Load {
             tasks,
         });
         self.succeeded(attempt);
-        self.in_decisions = self.in_decisions.saturating_sub(processor_time() - before);
+        self.in_plan = processor_time() - before;
     }
 
     fn succeeded(&mut self, attempt: AttemptId) {
@@ -270,8 +278,7 @@ impl Load {
 
     fn apply(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
-        let now = Timestamp(1_000_000 + self.nanoseconds() / 1_000_000);
-        self.state.apply(event, now, &mut actions);
+        self.state.apply(event, self.now, &mut actions);
         for action in actions.drain(..) {
             self.execute(action);
         }
