@@ -253,3 +253,68 @@ impl Handshake {
         let _ = connections.send(Ok(connection)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn mk_connection(stream: TcpStream) -> Connection {
+        let guest = Guest {
+            signed_in: AtomicBool::new(true),
+            permit: Mutex::new(None),
+        };
+        Connection {
+            peer: Peer {
+                address: stream.peer_addr().unwrap(),
+                guest: Arc::new(guest),
+            },
+            transport: Transport::Plain(stream),
+            deadline: None,
+            gathered: false,
+            metrics: Metrics::register(&prometheus::Registry::new()).unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_flush_waits_one_turn_for_what_else_is_to_be_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialed = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut other = dialed;
+        let mut connection = mk_connection(listener.accept().await.unwrap().0);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        for flushes in 1..=3 {
+            let mut write = |bytes| Pin::new(&mut connection).poll_write(&mut context, bytes);
+            assert!(write(b"one").is_pending(), "others come first");
+            assert_eq!(
+                woken.0.load(Ordering::Relaxed),
+                flushes,
+                "it comes back by itself"
+            );
+            assert!(matches!(write(b"one"), Poll::Ready(Ok(3))));
+            assert!(
+                matches!(write(b"two"), Poll::Ready(Ok(3))),
+                "one flush waits once"
+            );
+            assert!(Pin::new(&mut connection).poll_flush(&mut context).is_ready());
+            let mut said = [0; 6];
+            other.read_exact(&mut said).await.unwrap();
+            assert_eq!(&said, b"onetwo");
+        }
+    }
+}

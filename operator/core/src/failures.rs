@@ -502,7 +502,6 @@ impl State {
     fn revive_root(&mut self, root: u32) {
         let entry = &mut self.tasks[root];
         entry.stage = Stage::Active;
-        entry.finished_at = None;
         entry.result = None;
         entry.accepted = 0;
         let (job, kind, class) = (entry.job, entry.kind as usize, usize::from(entry.class));

@@ -5,12 +5,47 @@ use std::ops::{Index, IndexMut};
 /// No entry.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// The generation comes first, beside what the value has in front: identities are made as often as values are read.
+/// Whether there is a value, and the generation, come first, beside what the value has in front: both are read as often
+/// as the value is. In an `Option` the first would lie wherever the value has bits to spare: in another cache line.
 #[derive(Debug)]
-#[repr(C)]
-struct Entry<T> {
-    generation: u32,
-    value: Option<T>,
+#[repr(u32)]
+enum Entry<T> {
+    Empty { generation: u32 },
+    Full { generation: u32, value: T },
+}
+
+impl<T> Entry<T> {
+    #[inline]
+    fn generation(&self) -> u32 {
+        match self {
+            Entry::Empty { generation } | Entry::Full { generation, .. } => *generation,
+        }
+    }
+
+    #[inline]
+    fn value(&self) -> Option<&T> {
+        match self {
+            Entry::Empty { .. } => None,
+            Entry::Full { value, .. } => Some(value),
+        }
+    }
+
+    #[inline]
+    fn value_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Entry::Empty { .. } => None,
+            Entry::Full { value, .. } => Some(value),
+        }
+    }
+
+    /// Leaves nothing but a generation behind.
+    #[inline]
+    fn take(&mut self, generation: u32) -> Option<T> {
+        match std::mem::replace(self, Entry::Empty { generation }) {
+            Entry::Empty { .. } => None,
+            Entry::Full { value, .. } => Some(value),
+        }
+    }
 }
 
 /// Entries at reusable indices. An identity carries the generation of its index in the upper half and the index
@@ -36,6 +71,10 @@ const CHUNK_BITS: u32 = 10;
 const CHUNK: usize = 1 << CHUNK_BITS;
 
 impl<T> Slab<T> {
+    /// Bytes of an entry.
+    #[cfg(test)]
+    pub(crate) const ENTRY: usize = size_of::<Entry<T>>();
+
     pub(crate) fn new() -> Slab<T> {
         Slab::in_epoch(0)
     }
@@ -68,21 +107,22 @@ impl<T> Slab<T> {
             return None;
         }
         while self.used <= index {
-            self.push(None);
+            self.push(|generation| Entry::Empty { generation });
         }
         let entry = self.entry_mut(index)?;
-        if entry.value.is_some() {
+        if entry.value().is_some() {
             return None;
         }
-        entry.generation = (id >> 32) as u32;
-        entry.value = Some(value);
+        let generation = (id >> 32) as u32;
+        *entry = Entry::Full { generation, value };
         self.live += 1;
         Some(index)
     }
 
     /// Removes a value during a restoration.
     pub(crate) fn take(&mut self, index: u32) -> Option<T> {
-        let value = self.entry_mut(index)?.value.take()?;
+        let entry = self.entry_mut(index)?;
+        let value = entry.take(entry.generation())?;
         self.live -= 1;
         Some(value)
     }
@@ -94,25 +134,24 @@ impl<T> Slab<T> {
         self.free.clear();
         for index in (0..self.used).rev() {
             if let Some(entry) = self.entry_mut(index)
-                && entry.value.is_none()
+                && entry.value().is_none()
             {
-                entry.generation = first_generation;
+                *entry = Entry::Empty {
+                    generation: first_generation,
+                };
                 self.free.push(index);
             }
         }
     }
 
-    fn push(&mut self, value: Option<T>) {
+    fn push(&mut self, entry: impl FnOnce(u32) -> Entry<T>) {
         let index = self.used;
         assert!(index < NONE - 1, "a slab holds fewer than 2^32 - 2 entries");
         let chunk = (index >> CHUNK_BITS) as usize;
         if chunk == self.chunks.len() {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
-        self.chunks[chunk].push(Entry {
-            generation: self.first_generation,
-            value,
-        });
+        self.chunks[chunk].push(entry(self.first_generation));
         self.used += 1;
     }
 
@@ -134,27 +173,29 @@ impl<T> Slab<T> {
         self.live += 1;
         if let Some(index) = self.free.pop() {
             if let Some(entry) = self.entry_mut(index) {
-                entry.value = Some(value);
+                let generation = entry.generation();
+                *entry = Entry::Full { generation, value };
             }
             return index;
         }
         let index = self.used;
-        self.push(Some(value));
+        self.push(|generation| Entry::Full { generation, value });
         index
     }
 
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
         let first = self.first_generation;
         let entry = self.entry_mut(index)?;
-        let value = entry.value.take()?;
-        let in_epoch = entry.generation.wrapping_sub(first);
+        let generation = entry.value().map(|_| entry.generation())?;
+        let in_epoch = generation.wrapping_sub(first);
         // An index whose generations are used up stays empty: identities are never used twice.
         let used_up = in_epoch == GENERATIONS_PER_EPOCH - 1;
-        entry.generation = if in_epoch < GENERATIONS_PER_EPOCH {
-            entry.generation.wrapping_add(1)
+        let next = if in_epoch < GENERATIONS_PER_EPOCH {
+            generation.wrapping_add(1)
         } else {
             first
         };
+        let value = entry.take(next)?;
         if !used_up {
             self.free.push(index);
         }
@@ -164,12 +205,12 @@ impl<T> Slab<T> {
 
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.entry(index)?.value.as_ref()
+        self.entry(index)?.value()
     }
 
     #[inline]
     pub(crate) fn id(&self, index: u32) -> u64 {
-        let generation = self.entry(index).map_or(0, |entry| entry.generation);
+        let generation = self.entry(index).map_or(0, Entry::generation);
         (u64::from(generation) << 32) | u64::from(index + 1)
     }
 
@@ -177,7 +218,7 @@ impl<T> Slab<T> {
     pub(crate) fn find(&self, id: u64) -> Option<u32> {
         let index = ((id & 0xffff_ffff) as u32).checked_sub(1)?;
         let entry = self.entry(index)?;
-        (entry.value.is_some() && u64::from(entry.generation) == id >> 32).then_some(index)
+        (entry.value().is_some() && u64::from(entry.generation()) == id >> 32).then_some(index)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
@@ -185,7 +226,7 @@ impl<T> Slab<T> {
             .iter()
             .flatten()
             .enumerate()
-            .filter_map(|(index, entry)| Some((index as u32, entry.value.as_ref()?)))
+            .filter_map(|(index, entry)| Some((index as u32, entry.value()?)))
     }
 }
 
@@ -207,7 +248,7 @@ impl<T> Index<u32> for Slab<T> {
 impl<T> IndexMut<u32> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, index: u32) -> &mut T {
-        match self.entry_mut(index).and_then(|entry| entry.value.as_mut()) {
+        match self.entry_mut(index).and_then(Entry::value_mut) {
             Some(value) => value,
             None => panic!("slab entry {index} is empty"),
         }

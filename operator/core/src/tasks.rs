@@ -85,7 +85,8 @@ pub(crate) struct Task {
     pub(crate) result: Option<Arc<[u8]>>,
     pub(crate) device_microseconds: u64,
     pub(crate) energy_millijoules: u64,
-    pub(crate) finished_at: Option<Timestamp>,
+    /// Says something once it is terminal.
+    finished_at: Timestamp,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) dependents: Places,
     pub(crate) outputs: Places,
@@ -135,6 +136,15 @@ impl Trouble {
 static NO_TROUBLE: Trouble = Trouble::NONE;
 
 impl Task {
+    pub(crate) fn finished_at(&self) -> Option<Timestamp> {
+        self.stage.is_terminal().then_some(self.finished_at)
+    }
+
+    /// Becomes terminal without anything else that comes with it.
+    pub(crate) fn end(&mut self, stage: Stage, at: Timestamp) {
+        (self.stage, self.finished_at) = (stage, at);
+    }
+
     pub(crate) fn trouble(&self) -> &Trouble {
         self.trouble.as_deref().unwrap_or(&NO_TROUBLE)
     }
@@ -206,7 +216,7 @@ pub(crate) fn new_task(
         outputs: Places::new(),
         submitted_at: now,
         started_at: None,
-        finished_at: None,
+        finished_at: now,
         device_microseconds: 0,
         energy_millijoules: 0,
         result: None,
@@ -429,7 +439,7 @@ impl State {
             _ => {}
         }
         if stage.is_terminal() {
-            entry.finished_at = Some(self.now);
+            entry.finished_at = self.now;
             if !entry.marker {
                 self.classes.entries[usize::from(entry.class)].references -= 1;
             }
@@ -633,10 +643,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attempts::Attempt;
+    use crate::slab::Slab;
 
     #[test]
-    fn a_task_stays_small() {
+    fn tasks_and_attempts_stay_small() {
         assert_eq!(size_of::<Places>(), 24, "as large as a vector");
-        assert!(size_of::<Task>() <= 264, "{} bytes", size_of::<Task>());
+        assert_eq!(Slab::<Task>::ENTRY, 256, "four cache lines");
+        assert!(Slab::<Attempt>::ENTRY <= 168, "{} bytes", Slab::<Attempt>::ENTRY);
     }
 }

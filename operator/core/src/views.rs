@@ -317,7 +317,7 @@ impl State {
             not_before: self.not_before(index),
             submitted_at: entry.submitted_at,
             started_at: entry.started_at,
-            finished_at: entry.finished_at,
+            finished_at: entry.finished_at(),
             device_time: Milliseconds(entry.device_microseconds / 1000),
             energy_millijoules: entry.energy_millijoules,
             result: entry.result.as_ref(),

@@ -50,7 +50,7 @@ enum Report {
 struct Load {
     state: State,
     begun: Instant,
-    /// Read once per batch: a shell reads the clock once for all that it has received.
+    /// Read once per batch of reports: what reading the clock costs is not a cost of the core.
     now: Timestamp,
     tasks: Vec<TaskSpec>,
     reports: VecDeque<Report>,

@@ -128,7 +128,7 @@ impl State {
             facts.push(Fact::TaskCounted(Box::new(counts)));
         }
         self.checkpoint_channel(task, facts);
-        let at = entry.finished_at.unwrap_or_default();
+        let at = entry.finished_at().unwrap_or_default();
         let named = job.by_request.get(&entry.spec.request_id) == Some(&task);
         match entry.stage {
             Stage::Succeeded if entry.marker => facts.push(Fact::MarkerCompleted { task: id, at }),

@@ -311,7 +311,6 @@ impl Replay {
         let epoch = self.state.jobs[job].epoch;
         let entry = &mut self.state.tasks[root];
         entry.stage = Stage::Waiting;
-        entry.finished_at = None;
         entry.result = None;
         entry.accepted = 0;
         entry.sent = false;
@@ -421,9 +420,7 @@ impl Replay {
 
     fn end(&mut self, task: u32, stage: Stage) {
         let now = self.state.now;
-        let entry = &mut self.state.tasks[task];
-        entry.stage = stage;
-        entry.finished_at = Some(now);
+        self.state.tasks[task].end(stage, now);
     }
 
     fn drop_task(&mut self, task: u32) {
