@@ -292,8 +292,7 @@ mod tests {
     #[tokio::test]
     async fn every_flush_waits_one_turn_for_what_else_is_to_be_said() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialed = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut other = dialed;
+        let mut other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut connection = mk_connection(listener.accept().await.unwrap().0);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
