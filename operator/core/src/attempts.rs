@@ -612,12 +612,22 @@ impl State {
         if entry.slots < 2 {
             return;
         }
-        let stayed = entry.leaving.iter().copied().find(|attempt| {
-            let attempt = &self.attempts[*attempt];
-            !attempt.left
-                && attempt.needs_host_bytes <= holder.host_free
-                && attempt.needs_vram_bytes <= entry.vram_free
-        });
+        // The largest, so that what is booked is never less than what is used; of equals the one whose successor came
+        // last.
+        let stayed = entry
+            .leaving
+            .iter()
+            .copied()
+            .filter(|attempt| {
+                let attempt = &self.attempts[*attempt];
+                !attempt.left
+                    && attempt.needs_host_bytes <= holder.host_free
+                    && attempt.needs_vram_bytes <= entry.vram_free
+            })
+            .max_by_key(|attempt| {
+                let attempt = &self.attempts[*attempt];
+                (attempt.needs_host_bytes, attempt.needs_vram_bytes)
+            });
         let Some(attempt) = stayed else { return };
         let entry = &mut self.attempts[attempt];
         let (host_bytes, vram_bytes) = (entry.needs_host_bytes, entry.needs_vram_bytes);
@@ -687,6 +697,7 @@ impl State {
         usage: Usage,
         out: &mut Vec<Action>,
     ) {
+        self.stray_ended(id);
         let Some(attempt) = self.find_attempt(id) else {
             out.push(Action::CompletionJudged {
                 worker: WorkerId::UNKNOWN,
@@ -847,6 +858,7 @@ impl State {
     }
 
     pub(crate) fn attempt_stopped(&mut self, id: AttemptId, out: &mut Vec<Action>) {
+        self.stray_ended(id);
         let Some(attempt) = self.find_attempt(id) else {
             return;
         };
@@ -859,6 +871,9 @@ impl State {
     }
 
     pub(crate) fn recall_answered(&mut self, id: AttemptId, given_back: bool, out: &mut Vec<Action>) {
+        if given_back {
+            self.stray_ended(id);
+        }
         let Some(attempt) = self.find_attempt(id) else {
             return;
         };

@@ -40,7 +40,7 @@ impl State {
     pub(crate) fn control_fits(&self, worker: u32, class: u8) -> bool {
         let entry = &self.workers[worker];
         let bytes = self.classes.host_bytes[usize::from(class)];
-        if entry.fits & (1 << class) == 0 || entry.host_free < bytes || entry.held_for.is_some() {
+        if entry.fits & (1 << class) == 0 || entry.host_free < bytes || entry.is_kept() {
             return false;
         }
         let own = self.classes.entries[usize::from(class)].key.leaf;
@@ -130,7 +130,8 @@ impl State {
                 return;
             };
             let worker = reservation.worker;
-            if !self.workers[worker].takes_work() {
+            let holder = &self.workers[worker];
+            if !holder.takes_work() || holder.strays > 0 {
                 return;
             }
             let control = entry.queued_mask & self.classes.control;

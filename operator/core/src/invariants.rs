@@ -90,6 +90,7 @@ impl State {
                 .checked_sub(parents)
                 .expect("host memory is overbooked by parents");
             assert_eq!(host, worker.host_free);
+            assert_eq!(self.strays_of(index).len(), worker.strays as usize);
             assert!(!worker.dirty, "every worker is settled");
             assert_eq!(
                 self.room(index).0,

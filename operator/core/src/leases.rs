@@ -6,6 +6,7 @@ use crate::fact::Fact;
 use crate::model::{AttemptId, DeviceIndex, HeldAttempt, WorkerId, WorkerSpec};
 use crate::slab::NONE;
 use crate::state::State;
+use crate::strays::lease_lost;
 use crate::tasks::Stage;
 use crate::timers::Timer;
 use crate::workers::Worker;
@@ -52,6 +53,7 @@ impl State {
         entry.draining = false;
         entry.told_empty = false;
         self.heard(worker);
+        self.forget_strays(worker);
         let attempts: Vec<u32> = self.workers[worker].attempts().collect();
         for attempt in attempts {
             let attempt_id = self.attempt_id(attempt);
@@ -77,11 +79,6 @@ impl State {
     fn still_held(&mut self, worker: u32, held: HeldAttempt, out: &mut Vec<Action>) {
         let worker_id = self.workers[worker].id;
         let id = held.attempt;
-        let lost = Action::Stop {
-            worker: worker_id,
-            attempt: id,
-            reason: StopReason::LeaseLost,
-        };
         let known = self.find_attempt(id);
         if known.is_none() && self.adopt(worker, held, out) {
             return;
@@ -90,16 +87,14 @@ impl State {
             // Its result may have been accepted by the leader before.
             let task = self.tasks.find(held.task.0);
             let accepted = known.is_none() && task.is_some_and(|task| self.tasks[task].accepted == id.0);
-            out.push(if held.completed {
-                Action::CompletionJudged {
+            if held.completed {
+                return out.push(Action::CompletionJudged {
                     worker: worker_id,
                     attempt: id,
                     accepted,
-                }
-            } else {
-                lost
-            });
-            return;
+                });
+            }
+            return self.stop_stray(worker, id, out);
         };
         self.attempts[attempt].confirmed_at = self.now;
         match self.attempts[attempt].lease {
@@ -117,7 +112,7 @@ impl State {
                     accepted,
                 });
             }
-            Lease::Ended(_) => out.push(lost),
+            Lease::Ended(_) => self.stop_stray(worker, id, out),
             // A completion is on its way: it is judged when it comes.
             Lease::Lost if held.completed => {}
             Lease::Lost => self.take_back(attempt, worker, held.started, out),
@@ -139,13 +134,9 @@ impl State {
             && !entry.alone;
         let place = self.place_again(attempt, worker, started, wanted);
         let Some(place) = place else {
-            let worker = self.workers[worker].id;
-            return out.push(Action::Stop {
-                worker,
-                attempt: id,
-                reason: StopReason::LeaseLost,
-            });
+            return self.stop_stray(worker, id, out);
         };
+        self.stray_ended(id);
         self.attempts[attempt].worker = worker;
         let device = self.attempts[attempt].device;
         self.put(attempt, worker, device, place);
@@ -257,6 +248,10 @@ impl State {
             return;
         }
         self.workers[worker].alive = false;
+        let placed: Vec<u32> = self.workers[worker].attempts().collect();
+        for attempt in placed {
+            self.add_stray(worker, self.attempt_id(attempt));
+        }
         self.lose_all(worker, "the worker was silent for longer than its lease", out);
         self.refresh_fit(worker);
     }
@@ -265,11 +260,7 @@ impl State {
         let Some(worker) = self.worker_by_id.get(&id).copied() else {
             // Nothing is known of it: whatever it runs, it has lost the leases.
             for attempt in held {
-                out.push(Action::Stop {
-                    worker: id,
-                    attempt: *attempt,
-                    reason: StopReason::LeaseLost,
-                });
+                out.push(lease_lost(id, *attempt));
             }
             return;
         };
@@ -280,7 +271,7 @@ impl State {
         self.heard(worker);
         if !was_alive {
             self.workers[worker].alive = true;
-            self.stop_underway(id, held, out);
+            self.stop_underway(worker, held, out);
             self.refresh_fit(worker);
         }
         for attempt_id in held {
@@ -296,20 +287,17 @@ impl State {
             .collect();
         for attempt in missing {
             self.lose(attempt, "the worker does not hold the attempt any more", out);
+            self.stop_stray(worker, self.attempt_id(attempt), out);
         }
     }
 
     /// What a silent worker was given may still be on its way to it, though the lease is lost: it must be gone before
     /// anything else comes and takes the same room.
-    fn stop_underway(&self, id: WorkerId, held: &[AttemptId], out: &mut Vec<Action>) {
-        for (attempt, entry) in self.attempts.iter() {
-            let attempt = self.attempt_id(attempt);
-            if entry.worker_id == id && entry.lease == Lease::Lost && !held.contains(&attempt) {
-                out.push(Action::Stop {
-                    worker: id,
-                    attempt,
-                    reason: StopReason::LeaseLost,
-                });
+    fn stop_underway(&self, worker: u32, held: &[AttemptId], out: &mut Vec<Action>) {
+        let id = self.workers[worker].id;
+        for attempt in self.strays_of(worker) {
+            if !held.contains(&attempt) {
+                out.push(lease_lost(id, attempt));
             }
         }
     }
@@ -326,11 +314,7 @@ impl State {
                 self.take_back(attempt, worker, started, out);
             }
             Some(attempt) => self.attempts[attempt].confirmed_at = self.now,
-            None => out.push(Action::Stop {
-                worker: worker_id,
-                attempt: id,
-                reason: StopReason::LeaseLost,
-            }),
+            None => self.stop_stray(worker, id, out),
         }
     }
 
@@ -388,6 +372,7 @@ impl State {
         self.workers[worker].connected = false;
         self.refresh_fit(worker);
         self.lose_all(worker, why, out);
+        self.forget_strays(worker);
         let room = self.room(worker);
         self.publish_room(worker, room);
         let entry = &self.workers[worker];

@@ -32,6 +32,7 @@ mod slab;
 mod speculation;
 mod speed;
 pub mod state;
+mod strays;
 mod tasks;
 mod timers;
 pub mod views;

@@ -362,6 +362,7 @@ impl State {
             || !entry.ahead.is_empty()
             || !entry.leaving.is_empty()
             || holder.host_free < self.classes.host_bytes[class]
+            || holder.strays > 0
             || self.over_a_limit(task)
         {
             return;

@@ -10,7 +10,7 @@ use crate::classes::{Classes, TaskTypes};
 use crate::control::WaitGroup;
 use crate::event::{Event, Limits};
 use crate::jobs::{Job, Tenant};
-use crate::model::{TaskSpec, TenantName, Timestamp, WorkerId};
+use crate::model::{AttemptId, TaskSpec, TenantName, Timestamp, WorkerId};
 use crate::order::MaskTree;
 use crate::permits::PermitPool;
 use crate::recovery::Recovering;
@@ -55,6 +55,8 @@ pub struct State {
     pub(crate) waiting: BTreeMap<(u8, u8), WaitGroup>,
     /// Second attempts that run beside the first ones, by task.
     pub(crate) twins: BTreeMap<u32, u32>,
+    /// Attempts that may run on a worker though nothing is booked there for them.
+    pub(crate) strays: BTreeMap<AttemptId, u32>,
     pub(crate) straggler_timer: Option<Timestamp>,
     pub(crate) groups: Vec<Group>,
     /// The fastest first.
@@ -115,6 +117,7 @@ impl State {
             picky_devices: BTreeMap::new(),
             waiting: BTreeMap::new(),
             twins: BTreeMap::new(),
+            strays: BTreeMap::new(),
             straggler_timer: None,
             groups: Vec::new(),
             groups_by_speed: Vec::new(),

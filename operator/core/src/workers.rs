@@ -96,6 +96,8 @@ pub(crate) struct Worker {
     pub(crate) dirty: bool,
     /// Task for which host memory is kept free: nothing else is given to it.
     pub(crate) held_for: Option<u32>,
+    /// Attempts that may run here though nothing is booked for them: nothing is given to it.
+    pub(crate) strays: u32,
 }
 
 impl Worker {
@@ -140,12 +142,18 @@ impl Worker {
             recalls: 0,
             dirty: false,
             held_for: None,
+            strays: 0,
         }
     }
 
     /// Whether it may be given anything.
     pub(crate) fn takes_work(&self) -> bool {
         self.connected && self.alive && !self.draining && !self.leaving
+    }
+
+    /// Whether it is kept from everything else for now: for what is to come, or by what may still be there.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.held_for.is_some() || self.strays > 0
     }
 
     pub(crate) fn attempts(&self) -> impl Iterator<Item = u32> {
@@ -223,7 +231,7 @@ impl State {
     pub(crate) fn room(&self, index: u32) -> Room {
         let worker = &self.workers[index];
         let mut room = Room::default();
-        if worker.fits == 0 || !worker.takes_work() || worker.held_for.is_some() {
+        if worker.fits == 0 || !worker.takes_work() || worker.is_kept() {
             return room;
         }
         let classes = &self.classes;

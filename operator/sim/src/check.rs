@@ -344,7 +344,6 @@ impl World {
                 .attempts
                 .values()
                 .filter(|attempt| attempt.device == Some(index) && attempt.is_in_child())
-                .filter(|attempt| !attempt.is_stopping() || attempt.assign.epoch == worker.highest_epoch())
                 .collect();
             let vram: u64 = running.iter().map(|attempt| attempt.assign.vram_bytes).sum();
             if vram > device.vram_bytes {
@@ -363,11 +362,6 @@ impl World {
             }
         }
         for attempt in worker.attempts.values().filter(|attempt| attempt.is_in_child()) {
-            // Known gap: what a leader gave away and never committed is unknown to the next one, which has it stopped
-            // but can't book its memory until it has left.
-            if attempt.is_stopping() && attempt.assign.epoch < worker.highest_epoch() {
-                continue;
-            }
             host += attempt.assign.host_memory_bytes;
         }
         if host > worker.host_memory_bytes {

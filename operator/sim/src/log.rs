@@ -248,8 +248,11 @@ impl World {
             if let Err(error) = taken
                 && !matches!(error, CheckpointError::Running | CheckpointError::NotLeading)
             {
-                self.violated("log", format!("a checkpoint is refused: {error}"));
+                return self.violated("log", format!("a checkpoint is refused: {error}"));
             }
+            // The machine is polled after each call, as the production shell does it: nothing else may ever wake it, where
+            // commits wait for this checkpoint.
+            self.log_turn(index);
         }
     }
 

@@ -158,11 +158,6 @@ impl Worker {
         }
     }
 
-    /// Of the coordinators that it has served.
-    pub(crate) fn highest_epoch(&self) -> u64 {
-        self.highest_epoch
-    }
-
     fn held(&self) -> Vec<wire::HeldAttempt> {
         self.attempts
             .iter()

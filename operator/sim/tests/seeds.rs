@@ -45,6 +45,22 @@ fn seeds_that_once_broke_a_promise_keep_all() {
             20_143,
             "host memory of an overtaken attempt was given to others on a worker without faults",
         ),
+        (
+            352,
+            "what a leader never committed was stopped, and its memory was given away before it had left",
+        ),
+        (
+            75_756,
+            "what was on its way to a silent worker was stopped, and its room was given away before it had left",
+        ),
+        (
+            79_104,
+            "of two whose slots had been taken over the smaller one counted as the one that had stayed",
+        ),
+        (
+            94_807,
+            "the simulated shell of the log did not poll its machine after a checkpoint",
+        ),
     ];
     for (seed, story) in found {
         assert_eq!(run(seed, false).violation, None, "seed {seed}: {story}");

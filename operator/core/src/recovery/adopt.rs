@@ -161,12 +161,7 @@ impl State {
             return;
         }
         let Some(place) = place else {
-            let worker = self.workers[worker].id;
-            return out.push(Action::Stop {
-                worker,
-                attempt: held.attempt,
-                reason: StopReason::LeaseLost,
-            });
+            return self.stop_stray(worker, held.attempt, out);
         };
         let device = self.attempts[attempt].device;
         self.put(attempt, worker, device, place);

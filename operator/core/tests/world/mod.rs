@@ -206,7 +206,14 @@ impl World {
             _ => None,
         });
         self.facts.push(facts.collect());
+        let mut nothing_there = Vec::new();
         for action in &actions {
+            if let Action::Stop { worker, attempt, .. } = action
+                && self.workers.get(worker).is_some_and(|worker| worker.connected)
+                && self.reach(*worker, *attempt).is_none()
+            {
+                nothing_there.push(*attempt);
+            }
             self.execute(action);
         }
         let committed = self.facts.len().saturating_sub(TAIL);
@@ -216,6 +223,10 @@ impl World {
             self.state.assert_invariants();
         }
         self.assert_physical();
+        // Whoever is to stop what it does not have says so.
+        for attempt in nothing_there {
+            self.apply(Event::AttemptStopped { attempt });
+        }
     }
 
     /// What jobs of a tenant have on devices.
