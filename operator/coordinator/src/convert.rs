@@ -120,6 +120,18 @@ impl Report {
             | Report::Event(_) => None,
         }
     }
+
+    /// Whether the worker has its attempt no more.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Report::Succeeded(_)
+                | Report::Failed { .. }
+                | Report::Event(
+                    Event::AttemptStopped { .. } | Event::RecallAnswered { given_back: true, .. }
+                )
+        )
+    }
 }
 
 /// A completion before it is judged.

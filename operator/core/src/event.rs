@@ -84,6 +84,9 @@ pub enum Event {
     RecallAnswered { attempt: AttemptId, given_back: bool },
     /// A stopped attempt has left its device.
     AttemptStopped { attempt: AttemptId },
+    /// A worker does not have an attempt that counts as another one's, or has it no more. Whatever else it says about it is
+    /// not heard.
+    ForeignAttemptLeft { worker: WorkerId, attempt: AttemptId },
 
     /// An attempt submits tasks of its job. All are taken or none.
     TasksSubmitted {

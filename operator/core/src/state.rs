@@ -55,8 +55,8 @@ pub struct State {
     pub(crate) waiting: BTreeMap<(u8, u8), WaitGroup>,
     /// Second attempts that run beside the first ones, by task.
     pub(crate) twins: BTreeMap<u32, u32>,
-    /// Attempts that may run on a worker though nothing is booked there for them.
-    pub(crate) strays: BTreeMap<AttemptId, u32>,
+    /// Attempts that may run on a worker though nothing is booked there for them, with that worker.
+    pub(crate) strays: BTreeSet<(AttemptId, u32)>,
     pub(crate) straggler_timer: Option<Timestamp>,
     pub(crate) groups: Vec<Group>,
     /// The fastest first.
@@ -117,7 +117,7 @@ impl State {
             picky_devices: BTreeMap::new(),
             waiting: BTreeMap::new(),
             twins: BTreeMap::new(),
-            strays: BTreeMap::new(),
+            strays: BTreeSet::new(),
             straggler_timer: None,
             groups: Vec::new(),
             groups_by_speed: Vec::new(),
@@ -202,6 +202,7 @@ impl State {
             }
             Event::RecallAnswered { attempt, given_back } => self.recall_answered(attempt, given_back, out),
             Event::AttemptStopped { attempt } => self.attempt_stopped(attempt, out),
+            Event::ForeignAttemptLeft { worker, attempt } => self.stray_left(worker, attempt),
 
             Event::JobSubmitted(spec) => self.job_submitted(*spec, out),
             Event::JobPolicyChanged { job, policy } => self.job_policy_changed(job, policy, out),

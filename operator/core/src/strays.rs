@@ -8,14 +8,17 @@ use crate::action::{Action, StopReason};
 use crate::model::{AttemptId, WorkerId};
 use crate::state::State;
 
+/// Strays that are known of a worker: as many as it may name at once. Who names ever more is in error, and is given
+/// nothing because of these.
+const STRAYS_PER_WORKER: u32 = 16_384;
+
 impl State {
     /// An attempt may be on a worker, or on its way to it, though nothing is booked for it.
     pub(crate) fn add_stray(&mut self, worker: u32, attempt: AttemptId) {
-        if let Some(before) = self.strays.insert(attempt, worker) {
-            self.one_stray_less(before);
+        if self.workers[worker].strays < STRAYS_PER_WORKER && self.strays.insert((attempt, worker)) {
+            self.workers[worker].strays += 1;
+            self.mark_dirty(worker);
         }
-        self.workers[worker].strays += 1;
-        self.mark_dirty(worker);
     }
 
     /// Tells a worker to stop an attempt for which nothing is booked there.
@@ -29,8 +32,16 @@ impl State {
         if self.strays.is_empty() {
             return;
         }
-        if let Some(worker) = self.strays.remove(&attempt) {
-            self.one_stray_less(worker);
+        let there: Vec<u32> = self.holders_of_stray(attempt).collect();
+        for worker in there {
+            self.take_stray_off(worker, attempt);
+        }
+    }
+
+    /// A worker has said that it does not have an attempt that is not its own, or has it no more.
+    pub(crate) fn stray_left(&mut self, worker: WorkerId, attempt: AttemptId) {
+        if let Some(worker) = self.worker_by_id.get(&worker).copied() {
+            self.take_stray_off(worker, attempt);
         }
     }
 
@@ -40,29 +51,40 @@ impl State {
             return;
         }
         for attempt in self.strays_of(worker) {
-            self.stray_ended(attempt);
+            self.take_stray_off(worker, attempt);
         }
     }
 
     /// In the order of their identities.
     pub(crate) fn strays_of(&self, worker: u32) -> Vec<AttemptId> {
         let strays = self.strays.iter();
-        let here = strays.filter(|(_, holder)| **holder == worker);
+        let here = strays.filter(|(_, holder)| *holder == worker);
         here.map(|(attempt, _)| *attempt).collect()
     }
 
-    fn one_stray_less(&mut self, worker: u32) {
+    /// The workers that may still have an attempt that is not booked there.
+    pub(crate) fn holders_of_stray(&self, attempt: AttemptId) -> impl Iterator<Item = u32> {
+        let strays = self.strays.range((attempt, 0)..=(attempt, u32::MAX));
+        strays.map(|(_, worker)| *worker)
+    }
+
+    fn take_stray_off(&mut self, worker: u32, attempt: AttemptId) {
+        if !self.strays.remove(&(attempt, worker)) {
+            return;
+        }
         let holder = &mut self.workers[worker];
         holder.strays -= 1;
         if holder.strays > 0 {
             return;
         }
         self.mark_dirty(worker);
-        let waits = |reservation: &crate::control::Reservation| reservation.worker == worker;
         let jobs = self.jobs.iter();
-        let chains = jobs.filter(|(_, job)| job.reservation.as_ref().is_some_and(waits));
-        let chains: Vec<u32> = chains.map(|(job, _)| job).collect();
-        self.chain_jobs.extend(chains);
+        let reserved = jobs.filter(|(_, job)| {
+            let reservation = job.reservation.as_ref();
+            reservation.is_some_and(|reservation| reservation.worker == worker)
+        });
+        let reserved: Vec<u32> = reserved.map(|(job, _)| job).collect();
+        self.chain_jobs.extend(reserved);
     }
 }
 

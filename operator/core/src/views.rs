@@ -454,8 +454,16 @@ impl State {
         match self.find_attempt(attempt) {
             Some(index) if self.attempts[index].worker_id == worker => Standing::Given,
             Some(_) => Standing::Foreign,
+            // Nobody but who was told to stop it says when it has left.
+            None if self.is_stray_elsewhere(worker, attempt) => Standing::Foreign,
             None => Standing::Unknown,
         }
+    }
+
+    fn is_stray_elsewhere(&self, worker: WorkerId, attempt: AttemptId) -> bool {
+        let own = self.worker_by_id.get(&worker).copied();
+        let mut holders = self.holders_of_stray(attempt).peekable();
+        holders.peek().is_some() && holders.all(|holder| Some(holder) != own)
     }
 
     fn worker_view(&self, index: u32) -> WorkerView<'_> {

@@ -1143,6 +1143,40 @@ fn a_worker_is_given_nothing_while_an_attempt_that_nobody_knows_leaves_it() {
     }
 }
 
+/// Its process came back too late and is a new worker: what it still has counts as the old one's (seed 5319 of the
+/// simulation).
+#[test]
+fn a_worker_is_given_work_once_it_has_left_what_counts_as_another_ones() {
+    let mut hand = one_worker();
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    hand.submit(root, vec![leaf("prove-0")]).unwrap();
+    let attempt = hand.attempt_of(job, "prove-0");
+    hand.tell(Event::WorkerGone { worker: WorkerId(1) });
+    let (worker, other) = (WorkerId(2), WorkerId(3));
+    hand.worker(worker.0, cpu(1));
+    hand.tell(Event::WorkerHeartbeat {
+        worker,
+        attempts: vec![root, attempt],
+    });
+    let again = hand.current(hand.state.job(job).unwrap().root).unwrap();
+    assert_eq!(
+        stops(&hand.said),
+        [root, attempt].map(|held| (held, StopReason::LeaseLost))
+    );
+    hand.submit(again, vec![leaf("prove-1")]).unwrap();
+    assert_eq!(hand.state_of(job, "prove-1"), TaskState::Ready);
+    for attempt in [root, attempt] {
+        // Only the one that has it says when it has left.
+        hand.tell(Event::ForeignAttemptLeft {
+            worker: other,
+            attempt,
+        });
+        assert_eq!(hand.state_of(job, "prove-1"), TaskState::Ready);
+        hand.tell(Event::ForeignAttemptLeft { worker, attempt });
+    }
+    assert_eq!(hand.state_of(job, "prove-1"), TaskState::Assigned);
+}
+
 #[test]
 fn a_lost_attempt_whose_device_memory_another_one_has_by_now_is_stopped() {
     let mut hand = Hand::new(Limits::default());

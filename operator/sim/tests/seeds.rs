@@ -58,6 +58,10 @@ fn seeds_that_once_broke_a_promise_keep_all() {
             "of two whose slots had been taken over the smaller one counted as the one that had stayed",
         ),
         (
+            5_319,
+            "nobody heard a worker say that it had stopped what it had held under an earlier name",
+        ),
+        (
             94_807,
             "the simulated shell of the log did not poll its machine after a checkpoint",
         ),

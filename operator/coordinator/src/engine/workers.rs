@@ -600,6 +600,10 @@ impl Engine {
             if matches!(report, Report::Succeeded(_) | Report::Failed { .. }) {
                 self.acknowledge(worker, attempt, false);
             }
+            // Nothing else is given to a worker while it may still have what is not its own.
+            if report.is_end() {
+                self.apply(Event::ForeignAttemptLeft { worker, attempt });
+            }
             return;
         }
         match report {
