@@ -12,7 +12,7 @@ use crate::model::{
 use crate::slab::{NONE, Slab};
 use crate::state::State;
 use crate::tasks::Stage;
-use crate::workers::Held;
+use crate::workers::{Device, Held};
 
 /// No device: the control lane.
 pub(crate) const NO_DEVICE: u16 = u16::MAX;
@@ -514,18 +514,35 @@ impl State {
                         && attempt.needs_vram_bytes <= entry.vram_free
                 });
                 let Some(attempt) = next else { break };
-                self.take_slot(attempt, (0, 0));
+                self.take_slot(attempt);
             }
         }
     }
 
-    /// Moves an attempt that was fetched ahead into a slot that is free. It holds `at_least` these bytes of host and
-    /// device memory.
-    fn take_slot(&mut self, attempt: u32, at_least: (u64, u64)) {
-        let entry = &mut self.attempts[attempt];
+    /// What those that a device has fetched ahead need at most, beside one of them.
+    fn largest_ahead(&self, holder: &Device, beside: u32) -> (u64, u64) {
+        let others = holder.ahead.iter().filter(|other| **other != beside);
+        others.fold((0, 0), |largest, other| {
+            let other = &self.attempts[*other];
+            (
+                largest.0.max(other.needs_host_bytes),
+                largest.1.max(other.needs_vram_bytes),
+            )
+        })
+    }
+
+    /// Moves an attempt that was fetched ahead into a slot that is free. As far as that is free, it holds what the largest of
+    /// those needs that it overtakes: the worker starts that one in whichever slot ends first, without asking.
+    fn take_slot(&mut self, attempt: u32) {
+        let entry = &self.attempts[attempt];
         let device = usize::from(entry.device);
-        let host_bytes = entry.needs_host_bytes.max(at_least.0);
-        let vram_bytes = entry.needs_vram_bytes.max(at_least.1);
+        let holder = &self.workers[entry.worker];
+        let kept = self.largest_ahead(&holder.devices[device], attempt);
+        let host_bytes = entry.needs_host_bytes.max(kept.0.min(holder.host_free));
+        let vram_bytes = entry
+            .needs_vram_bytes
+            .max(kept.1.min(holder.devices[device].vram_free));
+        let entry = &mut self.attempts[attempt];
         (entry.host_bytes, entry.vram_bytes, entry.place) = (host_bytes, vram_bytes, Place::Slot);
         let holder = &mut self.workers[entry.worker];
         holder.host_free -= host_bytes;
@@ -556,7 +573,7 @@ impl State {
         );
         let fits = |free_host: u64, free_vram: u64| free_host >= needs.0 && free_vram >= needs.1;
         if entry.running.len() < usize::from(entry.slots) && fits(holder.host_free, entry.vram_free) {
-            return self.take_slot(attempt, (0, 0));
+            return self.take_slot(attempt);
         }
         let smallest = entry
             .running
@@ -579,14 +596,6 @@ impl State {
         let left = &mut self.attempts[leaving];
         let (host_bytes, vram_bytes) = (left.host_bytes, left.vram_bytes);
         let overtaken = left.started_at.is_none();
-        // The worker starts what was overtaken as soon as it can, without asking: what was booked for it stays so,
-        // with whoever has its slot.
-        let owes = host_bytes > left.needs_host_bytes || vram_bytes > left.needs_vram_bytes;
-        let at_least = if overtaken || owes {
-            (host_bytes, vram_bytes)
-        } else {
-            (0, 0)
-        };
         let place = if overtaken { Place::Ahead } else { Place::Leaving };
         (left.host_bytes, left.vram_bytes, left.place) = (0, 0, place);
         let holder = &mut self.workers[worker];
@@ -594,14 +603,13 @@ impl State {
         let holder = &mut holder.devices[device];
         holder.vram_free += vram_bytes;
         remove_from(&mut holder.running, leaving);
-        if !overtaken {
+        if overtaken {
+            holder.ahead.insert(0, leaving);
+            self.link_ahead(leaving);
+        } else {
             holder.leaving.push(leaving);
         }
-        self.take_slot(attempt, at_least);
-        if overtaken {
-            self.workers[worker].devices[device].ahead.insert(0, leaving);
-            self.link_ahead(leaving);
-        }
+        self.take_slot(attempt);
     }
 
     /// Where several run at once, nobody says whose slot a successor took: when one of the others is the first to

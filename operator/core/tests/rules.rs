@@ -949,6 +949,36 @@ fn what_was_overtaken_by_something_smaller_keeps_its_memory() {
     assert_eq!(hand.state_of(job, "prove-1"), TaskState::Assigned);
 }
 
+/// Its worker starts what was fetched ahead in the order in which it is there. Found by seeds 61929 and 64788 of the
+/// simulation.
+#[test]
+fn what_starts_before_something_larger_that_waits_keeps_the_memory_for_it() {
+    let mut hand = Hand::new(Limits::default());
+    hand.worker(
+        1,
+        mk_worker(5, &[(DeviceClass::Cpu, 0, 2), (DeviceClass::Gpu, 8, 1)]),
+    );
+    let (job, root) = hand.planned(mk_job("j", "a"));
+    for (name, host_gib) in [("prove-0", 2), ("prove-1", 2), ("prove-2", 2), ("join-0", 1)] {
+        let task = mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0));
+        hand.submit(root, vec![task]).unwrap();
+    }
+    let [first, second, waits, small] =
+        ["prove-0", "prove-1", "prove-2", "join-0"].map(|name| hand.attempt_of(job, name));
+    for attempt in [first, second, small] {
+        hand.tell(Event::AttemptStarted { attempt });
+    }
+    let beside = mk_task("shard-0", needs(Lane::Device, DeviceClass::Gpu, 1, 1));
+    hand.submit(root, vec![beside]).unwrap();
+    assert_eq!(hand.state_of(job, "shard-0"), TaskState::Ready);
+    hand.succeed(first);
+    hand.succeed(small);
+    hand.tell(Event::AttemptStarted { attempt: waits });
+    assert_eq!(hand.state_of(job, "shard-0"), TaskState::Ready);
+    hand.succeed(second);
+    assert_eq!(hand.state_of(job, "shard-0"), TaskState::Assigned);
+}
+
 /// Found by seed 79104 of the simulation: the smaller one, whose outputs were still on their way, was booked again, and
 /// what the larger one uses was given to others.
 #[test]

@@ -62,6 +62,11 @@ fn seeds_that_once_broke_a_promise_keep_all() {
             "nobody heard a worker say that it had stopped what it had held under an earlier name",
         ),
         (
+            61_929,
+            "what started before something larger that had been fetched ahead gave its memory away",
+        ),
+        (64_788, "as 61929"),
+        (
             94_807,
             "the simulated shell of the log did not poll its machine after a checkpoint",
         ),
