@@ -63,7 +63,7 @@ test-e2e: build ## Local mode with real processes, faults and bad input
 e2e-part: build images sample-gnark ## The cluster scenarios that fit into continuous integration (the cluster is stopped afterwards)
 	@tools/test-cluster-part.sh
 
-e2e: build images sample-gnark ## Scenarios on a real Kubernetes, faults among them (13 min on 2 cores; starts the cluster)
+e2e: build images sample-gnark ## Scenarios on a real Kubernetes, faults among them (23 min on 2 busy cores; starts the cluster)
 	@tools/test.sh cluster
 
 test-load: kube-apiserver ## The operator with 100 ProverClusters and 10,000 ProofJobs on a real kube-apiserver

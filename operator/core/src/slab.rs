@@ -73,7 +73,9 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 impl<T> Slab<T> {
     /// Bytes of an entry.
     #[cfg(test)]
-    pub(crate) const ENTRY: usize = size_of::<Entry<T>>();
+    pub(crate) fn entry_bytes() -> usize {
+        size_of::<Entry<T>>()
+    }
 
     pub(crate) fn new() -> Slab<T> {
         Slab::in_epoch(0)

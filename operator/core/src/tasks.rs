@@ -649,7 +649,8 @@ mod tests {
     #[test]
     fn tasks_and_attempts_stay_small() {
         assert_eq!(size_of::<Places>(), 24, "as large as a vector");
-        assert_eq!(Slab::<Task>::ENTRY, 256, "four cache lines");
-        assert!(Slab::<Attempt>::ENTRY <= 168, "{} bytes", Slab::<Attempt>::ENTRY);
+        assert_eq!(Slab::<Task>::entry_bytes(), 256, "four cache lines");
+        let attempt = Slab::<Attempt>::entry_bytes();
+        assert!(attempt <= 168, "{attempt} bytes");
     }
 }
