@@ -1,8 +1,8 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
-        help prerequisites crds programs backend-risc0 build demo test test-light test-store test-api test-risc0 \
-        test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
+        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 test-sp1 build demo test test-light \
+        test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
         lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
         bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
@@ -21,6 +21,15 @@ programs: prerequisites ## Compile the sample programs to target/programs
 
 backend-risc0: prerequisites ## Build the RISC Zero backend (10 min on 2 cores the first time, then cached)
 	@tools/build-backend-risc0.sh
+
+programs-sp1: ## Put SP1's sample programs into target/programs/sp1
+	@tools/fetch-sp1-programs.sh
+
+backend-sp1: prerequisites ## Build the SP1 backend, which is in the making (docs/sp1.md; 30 core minutes the first time, then cached)
+	@tools/build-backend-sp1.sh
+
+test-sp1: prerequisites programs-sp1 ## The SP1 backend without its prover: executor, names, keys of the action cache
+	@tools/build-backend-sp1.sh test
 
 build: programs backend-risc0 ## Build everything that local mode needs into target/bin
 	@tools/build-light.sh

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs the system packages that builds and tests need, if they are missing.
 set -euo pipefail
-declare -A package_of=([clang]=clang [ld.lld]=lld [etcd]=etcd-server [cmake]=cmake [g++]=g++)
+declare -A package_of=([clang]=clang [ld.lld]=lld [etcd]=etcd-server [cmake]=cmake [g++]=g++ [protoc]=protobuf-compiler)
 missing=()
 for program in "${!package_of[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
 done
+# The types that protoc's files import: SP1's crates generate code from them.
+[ -f /usr/include/google/protobuf/any.proto ] || missing+=(libprotobuf-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   echo "missing system packages: ${missing[*]}. Install them with your package manager, then run this again." >&2

@@ -1,0 +1,103 @@
+//! What runs on a device: SP1's prover with all its keys.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sp1_core_machine::riscv::RiscvAir;
+use sp1_hypercube::prover::{CpuShardProver, ProverSemaphore};
+use sp1_prover::SP1ProverComponents as _;
+use sp1_prover::worker::{RawTaskRequest, SP1Worker, SP1WorkerBuilder, TaskError, TaskId, TaskMetadata};
+use sp1_prover_types::TaskType;
+
+use crate::lazy::{Components, LazyProver, WrapBuilder};
+use crate::{Client, Settings};
+
+/// Proofs that SP1's CPU prover makes at once: its own default. A task makes one after the other.
+const PROOFS_AT_ONCE: usize = 4;
+
+/// SP1's prover. Cheap to clone.
+#[derive(Clone)]
+pub struct Prover {
+    worker: SP1Worker<Client, Client, Components>,
+}
+
+impl Prover {
+    /// Makes the programs of all recursion tasks, and what must be known of their keys: minutes on a CPU where `keys` is empty.
+    pub async fn build(client: Client, settings: &Settings, keys: Option<PathBuf>) -> Result<Self> {
+        let permits = ProverSemaphore::new(PROOFS_AT_ONCE);
+        let core = Components::core_verifier(RiscvAir::machine());
+        let core = CpuShardProver::new(core.shard_verifier().clone());
+        let compress = Components::compress_verifier();
+        let compress = CpuShardProver::new(compress.shard_verifier().clone());
+        let compress = LazyProver::new(compress, "compress", keys.clone());
+        let shrink = Components::shrink_verifier();
+        let shrink = CpuShardProver::new(shrink.shard_verifier().clone());
+        let shrink = LazyProver::new(shrink, "shrink", keys);
+        let worker = SP1WorkerBuilder::<Components>::new()
+            .with_core_air_prover(Arc::new(core), permits.clone())
+            .with_compress_air_prover(Arc::new(compress), permits.clone())
+            .with_shrink_air_prover(Arc::new(shrink), permits.clone())
+            .with_wrap_air_prover(WrapBuilder, permits)
+            .with_core_opts(settings.core_opts())
+            .with_artifact_client(client.clone())
+            .with_worker_client(client)
+            .build()
+            .await?;
+        Ok(Self { worker })
+    }
+
+    /// Runs one task and answers with the time that it took on the device, where SP1 measures it.
+    pub async fn run(
+        &self,
+        kind: TaskType,
+        task: TaskId,
+        request: RawTaskRequest,
+    ) -> Result<Option<Duration>, TaskError> {
+        let engine = self.worker.prover_engine();
+        let ended = |error: &dyn std::fmt::Display| TaskError::Retryable(anyhow!("{error}"));
+        let metadata = match kind {
+            TaskType::SetupVkey => {
+                let [elf] = exactly(request.inputs)?;
+                let [output] = exactly(request.outputs)?;
+                let handle = engine.submit_setup(task, elf, output).await?;
+                handle.await.map_err(|error| ended(&error))??.1
+            }
+            TaskType::ProveShard => {
+                let handle = engine.submit_prove_core_shard(request).await?;
+                handle.await.map_err(|error| ended(&error))??
+            }
+            TaskType::RecursionReduce => {
+                let handle = engine.submit_recursion_reduce(request).await?;
+                handle.await.map_err(|error| ended(&error))??
+            }
+            TaskType::RecursionDeferred => {
+                let handle = engine.submit_prove_deferred(request).await?;
+                handle.await.map_err(|error| ended(&error))??
+            }
+            TaskType::ShrinkWrap => engine.run_shrink_wrap(request).await?,
+            TaskType::PlonkWrap => {
+                engine.run_plonk(request).await?;
+                TaskMetadata::default()
+            }
+            TaskType::Groth16Wrap => {
+                engine.run_groth16(request).await?;
+                TaskMetadata::default()
+            }
+            other => {
+                let message = anyhow!("{} is not run on a device", other.as_str_name());
+                return Err(TaskError::Fatal(message));
+            }
+        };
+        Ok(metadata.gpu_ms.map(Duration::from_millis))
+    }
+}
+
+fn exactly<T, const N: usize>(items: Vec<T>) -> Result<[T; N], TaskError> {
+    let count = items.len();
+    items
+        .try_into()
+        .map_err(|_| TaskError::Fatal(anyhow!("the task names {count} artifacts where it needs {N}")))
+}

@@ -1,0 +1,161 @@
+//! What the backend says of itself, and which function runs which task.
+
+use std::sync::Arc;
+
+use prover_backend::protocol::{BackendDescription, Device, DeviceClass, ProofOffer};
+use prover_backend::{
+    Attempt, Backend, Completed, TaskError, Verified, VerifyFailure, VerifyRequest, async_trait,
+};
+
+use crate::circuits::{self, Circuit};
+use crate::graph::{self, MemoryScale, task_type};
+use crate::runtime::Engine;
+use crate::{plan, settings, tasks};
+
+/// Changes when tasks of one version could not be understood by another.
+const TASKS_VERSION: u32 = 1;
+
+/// Name of the child that runs planners and other parents.
+const CONTROL_DEVICE: &str = "control";
+
+/// Digits of the hash of a verifying key.
+const PROGRAM_ID_DIGITS: usize = 64;
+
+/// Silence after which this process counts as hung: a prover may hold all cores for seconds.
+const HANG_AFTER_MS: u64 = 120_000;
+
+/// The backend.
+pub struct Sp1 {
+    engine: Arc<Engine>,
+    version: String,
+    device_class: DeviceClass,
+    wraps: Vec<Circuit>,
+}
+
+impl Sp1 {
+    /// The backend of this process. What is missing for wraps is told in the log.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        let version = format!(
+            "{}-tasks.{TASKS_VERSION}-{}",
+            crate::SP1_VERSION,
+            settings::version_suffix(&engine.settings())
+        );
+        let mut wraps = Vec::new();
+        for circuit in Circuit::ALL {
+            match circuits::missing(circuit) {
+                None => wraps.push(circuit),
+                Some(missing) => {
+                    tracing::info!(kind = circuit.name(), %missing, "is not offered");
+                }
+            }
+        }
+        Self {
+            engine: Arc::new(engine),
+            version,
+            device_class: prover_backend::device_class(),
+            wraps,
+        }
+    }
+
+    fn offer(&self, kind: &str) -> ProofOffer {
+        let settings = self.engine.settings();
+        let of = |name: &str| {
+            graph::resources(
+                name,
+                kind,
+                self.device_class,
+                settings.executor_memory_bytes,
+                MemoryScale::of(settings.element_threshold),
+            )
+        };
+        let (parents, leaf) = match kind {
+            "ExecuteOnly" => (vec![of(task_type::EXECUTE)], task_type::VERIFY),
+            "Core" => (
+                vec![of(task_type::CONTROL), of(task_type::EXECUTE)],
+                task_type::SHARD,
+            ),
+            "Groth16" => (
+                vec![of(task_type::CONTROL), of(task_type::EXECUTE)],
+                task_type::SHRINK_WRAP,
+            ),
+            "Plonk" => (
+                vec![of(task_type::CONTROL), of(task_type::EXECUTE)],
+                task_type::PLONK,
+            ),
+            _ => (
+                vec![of(task_type::CONTROL), of(task_type::EXECUTE)],
+                task_type::SHARD,
+            ),
+        };
+        ProofOffer {
+            system: "sp1".to_owned(),
+            kind: kind.to_owned(),
+            root_task_type: task_type::CONTROL.to_owned(),
+            parent_chain: parents,
+            largest_leaf: Some(of(leaf)),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Sp1 {
+    fn describe(&self) -> BackendDescription {
+        let kinds = ["Core", "Compressed", "ExecuteOnly"].into_iter();
+        let wraps = self.wraps.iter().map(|circuit| circuit.name());
+        BackendDescription {
+            name: "sp1".to_owned(),
+            version: self.version.clone(),
+            attempts_at_once: 1,
+            proofs: kinds.chain(wraps).map(|kind| self.offer(kind)).collect(),
+            task_types: graph::declared(),
+            hang_after_ms: HANG_AFTER_MS,
+            emulated: false,
+        }
+    }
+
+    // The child of the control lane needs no keys.
+    async fn prepare(&self, device: &Device) -> Result<(), TaskError> {
+        if device.id != CONTROL_DEVICE {
+            self.engine.prover().await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, attempt: Attempt) -> Result<Completed, TaskError> {
+        match attempt.task_type() {
+            task_type::CONTROL => plan::run(&attempt, &self.engine, &self.version).await,
+            task_type::EXECUTE => tasks::execute(&attempt, &self.engine, &self.version).await,
+            task_type::VERIFY => tasks::verify(&attempt, &self.engine).await,
+            other => match graph::device_kind(other) {
+                Some(kind) => tasks::on_device(&attempt, &self.engine, kind).await,
+                None => Err(TaskError::fatal(
+                    "TaskTypeUnknown",
+                    format!("the sp1 backend has no task type {other:?}"),
+                )),
+            },
+        }
+    }
+
+    // All but Core proofs can be judged by the hash of the program's verifying key.
+    fn verify_file(&self, request: &VerifyRequest) -> Result<Verified, VerifyFailure> {
+        let id = request.program_id.trim_start_matches("0x").to_ascii_lowercase();
+        if id.len() != PROGRAM_ID_DIGITS || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let message = format!("{id:?} is not the hash of a verifying key: it has 64 hexadecimal digits");
+            return Err(VerifyFailure::bad_input(message));
+        }
+        let checked = prover_sp1_engine::verify_by_id(&request.proof, &id)
+            .map_err(|error| VerifyFailure::refused(format!("{error:#}")))?;
+        Ok(Verified {
+            kind: checked.kind.to_owned(),
+            public_values: checked.public_values,
+            verifier: tasks::verifier_name(),
+        })
+    }
+
+    fn program_id(&self, program: &[u8]) -> Result<String, VerifyFailure> {
+        let key = futures::executor::block_on(self.engine.verifying_key(program))
+            .map_err(|error| VerifyFailure::bad_input(error.to_string()))?;
+        prover_sp1_engine::program_id(&key).map_err(|error| VerifyFailure::bad_input(format!("{error:#}")))
+    }
+}
