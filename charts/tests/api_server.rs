@@ -108,20 +108,28 @@ impl Server {
         server
     }
 
+    /// A definition's objects are served before the group's list names it, so both are asked.
     async fn wait_for_definitions(&self) {
+        let group = "/apis/proving.rs/v1alpha1";
         let served = async {
-            while self.get("/apis/proving.rs/v1alpha1/proofjobs").await.is_err()
-                || self
-                    .get("/apis/proving.rs/v1alpha1/proverclusters")
-                    .await
-                    .is_err()
-            {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            for plural in ["proofjobs", "proverclusters"] {
+                while !self.lists(group, plural).await
+                    || self.get(&format!("{group}/{plural}")).await.is_err()
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), served)
             .await
             .expect("the definitions are served in time");
+    }
+
+    /// Whether a group names a resource among its own.
+    async fn lists(&self, group: &str, plural: &str) -> bool {
+        let list = self.get(group).await.unwrap_or_default();
+        let resources = list["resources"].as_array();
+        resources.is_some_and(|all| all.iter().any(|resource| resource["name"] == plural))
     }
 
     async fn discover(&mut self, groups: &[&str]) {
