@@ -123,14 +123,11 @@ impl Report {
 
     /// Whether the worker has its attempt no more.
     pub(crate) fn is_end(&self) -> bool {
-        matches!(
-            self,
-            Report::Succeeded(_)
-                | Report::Failed { .. }
-                | Report::Event(
-                    Event::AttemptStopped { .. } | Event::RecallAnswered { given_back: true, .. }
-                )
-        )
+        match self {
+            Report::Succeeded(_) | Report::Failed { .. } => true,
+            Report::Event(event) => event.ended().is_some(),
+            _ => false,
+        }
     }
 }
 

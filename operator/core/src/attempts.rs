@@ -705,7 +705,6 @@ impl State {
         usage: Usage,
         out: &mut Vec<Action>,
     ) {
-        self.stray_ended(id);
         let Some(attempt) = self.find_attempt(id) else {
             out.push(Action::CompletionJudged {
                 worker: WorkerId::UNKNOWN,
@@ -866,7 +865,6 @@ impl State {
     }
 
     pub(crate) fn attempt_stopped(&mut self, id: AttemptId, out: &mut Vec<Action>) {
-        self.stray_ended(id);
         let Some(attempt) = self.find_attempt(id) else {
             return;
         };
@@ -879,9 +877,6 @@ impl State {
     }
 
     pub(crate) fn recall_answered(&mut self, id: AttemptId, given_back: bool, out: &mut Vec<Action>) {
-        if given_back {
-            self.stray_ended(id);
-        }
         let Some(attempt) = self.find_attempt(id) else {
             return;
         };

@@ -185,6 +185,20 @@ impl Event {
             _ => None,
         }
     }
+
+    /// The attempt that has left its worker, whatever its end; none of all other events.
+    pub fn ended(&self) -> Option<AttemptId> {
+        match self {
+            Event::AttemptSucceeded { attempt, .. }
+            | Event::AttemptFailed { attempt, .. }
+            | Event::AttemptStopped { attempt }
+            | Event::RecallAnswered {
+                attempt,
+                given_back: true,
+            } => Some(*attempt),
+            _ => None,
+        }
+    }
 }
 
 /// Limits and spans that the shell sets once. Every default is documented with its reason.

@@ -45,7 +45,6 @@ impl State {
         usage: Usage,
         out: &mut Vec<Action>,
     ) {
-        self.stray_ended(id);
         let Some(attempt) = self.find_attempt(id) else {
             return;
         };

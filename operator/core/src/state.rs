@@ -181,6 +181,9 @@ impl State {
     }
 
     fn dispatch(&mut self, event: Event, out: &mut Vec<Action>) {
+        if let Some(attempt) = event.ended() {
+            self.stray_ended(attempt);
+        }
         match event {
             Event::AttemptStarted { attempt } => self.attempt_started(attempt, out),
             Event::AttemptSucceeded {

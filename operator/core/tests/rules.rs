@@ -206,7 +206,12 @@ fn answer_to(actions: &[Action], asked: CallId) -> Result<Answer, Refusal> {
 }
 
 fn leaf(name: &str) -> TaskSpec {
-    mk_task(name, needs(Lane::Device, DeviceClass::Cpu, 2, 0))
+    on_cpu(name, 2)
+}
+
+/// Needs one device and so much memory of the host.
+fn on_cpu(name: &str, host_gib: u64) -> TaskSpec {
+    mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0))
 }
 
 fn cpu(slots: u16) -> WorkerSpec {
@@ -711,7 +716,7 @@ fn a_job_that_is_cancelled_or_suspended_stops_both_attempts_of_a_straggler() {
 fn what_is_lowest_in_the_graph_of_a_job_goes_first_whatever_it_needs() {
     let mut hand = one_worker();
     let (job, root) = hand.planned(mk_job("j", "a"));
-    let mut join = mk_task("join-0", needs(Lane::Device, DeviceClass::Cpu, 2, 0));
+    let mut join = leaf("join-0");
     join.depends_on = vec!["prove-0".into()];
     hand.submit(
         root,
@@ -924,9 +929,8 @@ fn what_was_overtaken_by_something_smaller_keeps_its_memory() {
         mk_worker(4, &[(DeviceClass::Cpu, 0, 1), (DeviceClass::Cpu, 0, 1)]),
     );
     let (job, root) = hand.planned(mk_job("j", "a"));
-    let task = |name: &str, host_gib| mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0));
     for (name, host_gib) in [("prove-0", 2), ("join-0", 1), ("join-1", 1)] {
-        hand.submit(root, vec![task(name, host_gib)]).unwrap();
+        hand.submit(root, vec![on_cpu(name, host_gib)]).unwrap();
     }
     let (large, beside, ahead) = (
         hand.attempt_of(job, "prove-0"),
@@ -938,7 +942,7 @@ fn what_was_overtaken_by_something_smaller_keeps_its_memory() {
     // It was fetched sooner.
     hand.tell(Event::AttemptStarted { attempt: ahead });
     assert_eq!(hand.state.attempt(large).unwrap().state, AttemptState::Prefetched);
-    hand.submit(root, vec![task("prove-1", 2)]).unwrap();
+    hand.submit(root, vec![on_cpu("prove-1", 2)]).unwrap();
     assert!(
         assignments(&hand.succeed(beside)).is_empty(),
         "1 GiB is free beside what the overtaken one will take"
@@ -960,8 +964,7 @@ fn what_starts_before_something_larger_that_waits_keeps_the_memory_for_it() {
     );
     let (job, root) = hand.planned(mk_job("j", "a"));
     for (name, host_gib) in [("prove-0", 2), ("prove-1", 2), ("prove-2", 2), ("join-0", 1)] {
-        let task = mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0));
-        hand.submit(root, vec![task]).unwrap();
+        hand.submit(root, vec![on_cpu(name, host_gib)]).unwrap();
     }
     let [first, second, waits, small] =
         ["prove-0", "prove-1", "prove-2", "join-0"].map(|name| hand.attempt_of(job, name));
@@ -989,9 +992,8 @@ fn where_one_of_several_stayed_that_counted_as_leaving_the_largest_is_booked_aga
         mk_worker(16, &[(DeviceClass::Cpu, 0, 2), (DeviceClass::Gpu, 8, 1)]),
     );
     let (job, root) = hand.planned(mk_job("j", "a"));
-    let task = |name: &str, host_gib| mk_task(name, needs(Lane::Device, DeviceClass::Cpu, host_gib, 0));
     let start = |hand: &mut Hand, name: &str, host_gib| {
-        hand.submit(root, vec![task(name, host_gib)]).unwrap();
+        hand.submit(root, vec![on_cpu(name, host_gib)]).unwrap();
         let attempt = hand.attempt_of(job, name);
         hand.tell(Event::AttemptStarted { attempt });
         attempt

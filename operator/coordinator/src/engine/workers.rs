@@ -77,10 +77,11 @@ pub(super) struct Worker {
     pub(super) backend: Arc<Backend>,
     /// Its current stream.
     pub(super) session: Option<SessionHandle>,
-    /// Messages for that stream, until the end of the turn.
+    /// Messages for that stream, in their order.
     unsent: Vec<wire::CoordinatorMessage>,
-    /// Acknowledgements that wait for other messages to travel with, and until when.
-    acknowledgements: Vec<wire::CoordinatorMessage>,
+    /// They go at the end of the turn. Else all are acknowledgements, which wait for something to travel with.
+    urgent: bool,
+    /// Until when they wait.
     acknowledge_at: Timestamp,
     /// It said that it drains: it waits for its acknowledgements before it goes.
     drains: bool,
@@ -259,7 +260,7 @@ impl Engine {
             backend: Arc::clone(&backend),
             session: Some(session),
             unsent: Vec::new(),
-            acknowledgements: Vec::new(),
+            urgent: false,
             acknowledge_at: Timestamp::default(),
             drains: false,
             forget_at: None,
@@ -340,12 +341,11 @@ impl Engine {
         let forget_at = self.now() + grace;
         let record = self.workers.get_mut(&worker)?;
         let session = record.session.take()?;
-        let unsent = (record.unsent.len() + record.acknowledgements.len()) as u64;
+        self.parts.metrics.undelivered.inc_by(record.unsent.len() as u64);
         record.unsent.clear();
-        record.acknowledgements.clear();
+        record.urgent = false;
         record.forget_at = Some(forget_at);
         self.lost_workers.insert((forget_at, worker));
-        self.parts.metrics.undelivered.inc_by(unsent);
         Some(session)
     }
 
@@ -434,20 +434,19 @@ impl Engine {
     pub(super) fn send(&mut self, worker: WorkerId, message: Outbound) {
         let record = self.workers.get_mut(&worker);
         let found = record.and_then(|record| {
-            let session = record.session.as_ref()?;
-            Some((&mut record.unsent, record.acknowledgements.len(), session))
+            let room = record.session.as_ref()?.outbound.max_capacity();
+            Some((record, room))
         });
-        let Some((unsent, acknowledgements, session)) = found else {
+        let Some((record, room)) = found else {
             self.parts.metrics.undelivered.inc();
             return;
         };
-        if unsent.is_empty() {
+        record.unsent.push(envelope(message));
+        // More than that does not travel together anyway.
+        let full = record.unsent.len() >= MESSAGES_PER_BATCH.min(room);
+        if !std::mem::replace(&mut record.urgent, true) {
             self.unsent.push(worker);
         }
-        unsent.push(envelope(message));
-        // More than that does not travel together anyway.
-        let most = MESSAGES_PER_BATCH.min(session.outbound.max_capacity());
-        let full = unsent.len() + acknowledgements >= most;
         if full && !self.hand_to_stream(worker) {
             self.close_slow(worker);
             self.following.push_back(Event::WorkerDisconnected { worker });
@@ -468,16 +467,15 @@ impl Engine {
         };
         let pod = record.identity.pod_name();
         let leaves = record.drains || pod.is_some_and(|pod| self.leaving.contains(pod));
-        let full = record.acknowledgements.len() + 1 >= MESSAGES_PER_BATCH.min(room);
-        // What is said in this turn already takes it along, and stays before it: a welcome is always the first.
-        if leaves || full || !record.unsent.is_empty() {
+        let full = record.unsent.len() + 1 >= MESSAGES_PER_BATCH.min(room);
+        if leaves || full || record.urgent {
             return self.send(worker, message);
         }
-        if record.acknowledgements.is_empty() {
+        if record.unsent.is_empty() {
             record.acknowledge_at = due;
             self.acknowledging.push_back((due, worker));
         }
-        record.acknowledgements.push(envelope(message));
+        record.unsent.push(envelope(message));
     }
 
     /// Nothing more is waited for to travel with the acknowledgements of a worker.
@@ -485,7 +483,7 @@ impl Engine {
         let Some(record) = self.workers.get_mut(&worker) else {
             return;
         };
-        if !record.acknowledgements.is_empty() && record.unsent.is_empty() {
+        if !record.unsent.is_empty() && !std::mem::replace(&mut record.urgent, true) {
             self.unsent.push(worker);
         }
     }
@@ -495,8 +493,9 @@ impl Engine {
         let now = self.now();
         while let Some((due, worker)) = self.acknowledging.front().copied() {
             let record = self.workers.get(&worker);
-            let waits = record
-                .is_some_and(|record| !record.acknowledgements.is_empty() && record.acknowledge_at == due);
+            let waits = record.is_some_and(|record| {
+                !record.unsent.is_empty() && !record.urgent && record.acknowledge_at == due
+            });
             if waits && due > now {
                 return;
             }
@@ -530,11 +529,11 @@ impl Engine {
         let Some(session) = &record.session else {
             return true;
         };
-        let count = record.acknowledgements.len() + record.unsent.len();
+        record.urgent = false;
+        let count = record.unsent.len();
         match session.outbound.try_reserve_many(count) {
             Ok(places) => {
-                let messages = record.acknowledgements.drain(..).chain(record.unsent.drain(..));
-                for (place, message) in places.zip(messages) {
+                for (place, message) in places.zip(record.unsent.drain(..)) {
                     place.send(message);
                 }
                 true
@@ -542,7 +541,6 @@ impl Engine {
             // The stream has ended; its reader will say so.
             Err(TrySendError::Closed(())) => {
                 record.unsent.clear();
-                record.acknowledgements.clear();
                 self.parts.metrics.undelivered.inc_by(count as u64);
                 true
             }
