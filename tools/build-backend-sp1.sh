@@ -2,28 +2,14 @@
 # Builds the SP1 backend in the cache folder and puts it into target/bin; with the argument `dependencies`, builds only
 # what comes from the registry; with `test`, runs the quick tests instead.
 #
-# The prover is built for the best level that this machine's processor has: x86-64-v3 (AVX2) where possible.
-# PROVER_CPU=x86-64 builds for every x86-64 machine.
+# The processor that it is built for: see prover-target.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source tools/prover-target.sh
+tools/prerequisites.sh sp1
 manifest=worker/backends/sp1/Cargo.toml
-cache=${PROVER_OPERATOR_CACHE:-$HOME/.cache/prover-operator}
-version=$(sed -n 's/^sp1-prover = { version = "=\([^"]*\)".*/\1/p' "$manifest")
-[ -n "$version" ] || { echo "$manifest pins no version of sp1-prover" >&2; exit 1; }
-
-level=${PROVER_CPU:-}
-if [ -z "$level" ]; then
-  level=x86-64-v3
-  for feature in avx2 bmi1 bmi2 f16c fma abm movbe; do
-    grep -qm1 -w "$feature" /proc/cpuinfo || level=x86-64
-  done
-fi
-export CARGO_TARGET_DIR=$cache/sp1-$version-$level
+prover_target sp1 "$manifest" sp1-prover
 unset CXXFLAGS CFLAGS RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
-mkdir -p "$CARGO_TARGET_DIR" target/bin
-# Two checkouts may share the cache: the copy must be of what this one has built.
-exec 9>"$CARGO_TARGET_DIR/.prover-operator.lock"
-flock 9
 
 cargo fetch --quiet --locked --manifest-path "$manifest"
 runner=$(cargo metadata --locked --format-version 1 --manifest-path "$manifest" |
@@ -38,12 +24,7 @@ done
 CARGO_TARGET_DIR=$CARGO_TARGET_DIR/sp1-native-bins cargo build --quiet --release \
   --manifest-path "$(dirname "$runner")/sp1-core-executor-runner-binary-$version/Cargo.toml"
 
-case $level in
-  x86-64-v3)
-    export CXXFLAGS=-march=x86-64-v3 CFLAGS=-march=x86-64-v3 RUSTFLAGS="-C target-cpu=x86-64-v3" ;;
-  x86-64) ;;
-  *) echo "PROVER_CPU is $level: set it to x86-64-v3 or x86-64" >&2; exit 2 ;;
-esac
+for_level
 case ${1:-build} in
   build)
     cargo build --release --locked --manifest-path "$manifest"

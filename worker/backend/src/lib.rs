@@ -2,8 +2,8 @@
 //!
 //! Owns: the generated messages and stubs of both sides ([`protocol`]), the rules that messages must keep
 //! ([`validate`], used by both sides), the process of a backend ([`main`], [`serve`]), what an attempt can do
-//! ([`Attempt`]), and two pieces of planning that proof systems with a join tree share ([`JoinTree`],
-//! [`InFlight`]). Does not own: supervision of backend processes, leases, transfer of artifacts (the agent), nor
+//! ([`Attempt`]), what inputs look like ([`frames()`]), and two pieces of planning that proof systems with a join tree
+//! share ([`JoinTree`], [`InFlight`]). Does not own: supervision of backend processes, leases, transfer of artifacts (the agent), nor
 //! anything about a proof system.
 //!
 //! A backend is a type that implements [`Backend`] and a `main` of one line:
@@ -27,6 +27,7 @@ mod attempt;
 mod backend;
 mod command;
 mod error;
+mod frames;
 mod in_flight;
 mod join_tree;
 pub mod limits;
@@ -40,6 +41,7 @@ pub use attempt::{Attempt, ChannelMessages, Completed, SubmittedTask, TaskResult
 pub use backend::{Backend, Verified, VerifyFailure, VerifyRequest};
 pub use command::{AGENT_SOCKET_VARIABLE, DEVICE_CLASS_VARIABLE, device_class, main};
 pub use error::{CallError, TaskError};
+pub use frames::{FramesError, frames};
 pub use in_flight::{ChildFailed, InFlight};
 pub use join_tree::{Join, JoinTree, Node};
 pub use serve::{ServeEnd, ServeError, serve};

@@ -1,25 +1,15 @@
 //! The input of a job as SP1's standard input.
 
 use prover_backend::protocol::InputFormat;
+use prover_backend::{FramesError, frames};
 use sp1_core_machine::io::SP1Stdin;
-
-/// Bytes of the length before each frame.
-const LENGTH_BYTES: usize = 4;
 
 /// An input that is not what its format says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
-    /// A frame that is longer than what is left, or less than a length is left.
-    #[error(
-        "the input is not in the format `Frames`: at byte {offset} {problem}. Each frame is its length as 4 bytes \
-         little-endian, then its bytes"
-    )]
-    Frames {
-        /// Where the frame begins.
-        offset: usize,
-        /// What is wrong there.
-        problem: String,
-    },
+    /// Not whole frames.
+    #[error(transparent)]
+    Frames(#[from] FramesError),
     /// Not what SP1 writes.
     #[error("the input is not in the format `Stdin` (SP1Stdin in bincode): {0}")]
     Stdin(String),
@@ -48,32 +38,14 @@ pub fn standard_input(format: InputFormat, bytes: Vec<u8>) -> Result<SP1Stdin, I
                 stdin.buffer.push(bytes);
             }
         }
-        InputFormat::Frames => stdin.buffer = frames(&bytes)?,
+        InputFormat::Frames => {
+            stdin.buffer = frames(&bytes)?.into_iter().map(<[u8]>::to_vec).collect();
+        }
         InputFormat::Stdin => {
             return bincode::deserialize(&bytes).map_err(|error| InputError::Stdin(error.to_string()));
         }
     }
     Ok(stdin)
-}
-
-fn frames(bytes: &[u8]) -> Result<Vec<Vec<u8>>, InputError> {
-    let (mut offset, mut frames) = (0, Vec::new());
-    while offset < bytes.len() {
-        let wrong = |problem: String| InputError::Frames { offset, problem };
-        let Some((length, rest)) = bytes[offset..].split_first_chunk::<LENGTH_BYTES>() else {
-            return Err(wrong("less than a length is left".to_owned()));
-        };
-        let length = u32::from_le_bytes(*length) as usize;
-        let Some(frame) = rest.get(..length) else {
-            return Err(wrong(format!(
-                "a frame says {length} bytes and {} are left",
-                rest.len()
-            )));
-        };
-        frames.push(frame.to_vec());
-        offset += LENGTH_BYTES + length;
-    }
-    Ok(frames)
 }
 
 #[cfg(test)]
