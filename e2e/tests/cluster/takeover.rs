@@ -14,8 +14,8 @@ use crate::support::objects::Cluster;
 use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{Scene, await_api_server, is_true, random_pause};
 use crate::support::steps::{
-    Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_rollout, eventually,
-    expect_no_leaked_artifacts, name, restarts, scale, start_cluster, submit, workers,
+    Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_ready, await_rollout,
+    eventually, expect_no_leaked_artifacts, name, restarts, scale, start_cluster, submit,
 };
 
 /// Longest time from the end of a leader to another one, where the machine does much else: its Lease of 3 s runs out,
@@ -103,15 +103,8 @@ fn expect_nothing_done_twice(scene: &Scene, group: &str, jobs: &[Value]) {
         );
         done += attempts(job, "succeeded");
     }
-    let mut pods = Vec::new();
     // The control plane takes pods for not ready while it is long without word of their node.
-    eventually(POD_REPLACED, || {
-        pods = workers(scene, group);
-        match pods.len() {
-            WORKERS => Ok(()),
-            ready => Err(format!("{ready} of {WORKERS} workers are ready")),
-        }
-    });
+    let pods = await_ready(scene, group, WORKERS, POD_REPLACED);
     assert!(pods.iter().all(|pod| restarts(pod) == 0), "workers must live on");
     let succeeded = |pod: &Value| coordinator::worker_metric(pod, "attempts_total{outcome=\"succeeded\"}");
     let finished: f64 = pods.iter().map(succeeded).sum();

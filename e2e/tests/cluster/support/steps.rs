@@ -47,10 +47,7 @@ pub(crate) fn start_cluster(scene: &Scene, cluster: &Cluster) -> Value {
     });
     // A worker connects before the kubelet tells that its pod is ready.
     for (group, replicas) in groups {
-        eventually(CLUSTER_READY, || match workers(scene, group).len() {
-            pods if pods == replicas => Ok(()),
-            pods => Err(format!("{pods} of {replicas} pods of group {group} are ready")),
-        });
+        await_ready(scene, group, replicas, CLUSTER_READY);
     }
     ready
 }
@@ -246,6 +243,19 @@ pub(crate) fn workers(scene: &Scene, group: &str) -> Vec<Value> {
             .as_str()
             .unwrap_or_default()
             .to_owned()
+    });
+    pods
+}
+
+/// Waits until so many pods of a group are ready, and gives them as [`workers`] does.
+pub(crate) fn await_ready(scene: &Scene, group: &str, replicas: usize, limit: Duration) -> Vec<Value> {
+    let mut pods = Vec::new();
+    eventually(limit, || {
+        pods = workers(scene, group);
+        match pods.len() {
+            ready if ready == replicas => Ok(()),
+            ready => Err(format!("{ready} of {replicas} pods of group {group} are ready")),
+        }
     });
     pods
 }
