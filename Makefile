@@ -1,10 +1,10 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
-        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 test-sp1 build demo test test-light \
+        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 sp1-alone e2e-sp1 test-sp1 build demo test test-light \
         test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
         lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
-        bench-cluster minio kube-apiserver \
+        bench-sp1 bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
 
 help: ## Show this help
@@ -27,6 +27,12 @@ programs-sp1: ## Put SP1's sample programs into target/programs/sp1
 
 backend-sp1: prerequisites ## Build the SP1 backend, which is in the making (docs/sp1.md; 30 core minutes the first time, then cached)
 	@tools/build-backend-sp1.sh
+
+sp1-alone: prerequisites ## Build the program that verifies and proves with SP1's own sdk, for comparison
+	@tools/build-backend-sp1.sh alone
+
+e2e-sp1: build backend-sp1 sp1-alone programs-sp1 ## Real SP1 proofs, with processes killed meanwhile (40 core minutes)
+	@tools/test.sh sp1
 
 test-sp1: prerequisites programs-sp1 ## The SP1 backend without its prover: executor, names, keys of the action cache
 	@tools/build-backend-sp1.sh test
@@ -133,6 +139,9 @@ bench-tables: ## Write the results of bench-scheduler into docs/benchmarks.md
 
 bench-overhead: build ## Wall time through coordinator and agents against RISC Zero's own local prover
 	@tools/bench-overhead.sh
+
+bench-sp1: build backend-sp1 sp1-alone programs-sp1 ## SP1 through coordinator and agent against sp1-sdk alone, time and memory
+	@tools/bench-sp1.sh
 
 bench-cluster: ## How soon jobs start and lost workers are replaced, in the cluster of cluster-up and cluster-install
 	@tools/bench-cluster.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one layer of tests: light, store, api, e2e, proof, load or cluster. The Makefile builds what each needs.
+# Runs one layer of tests: light, store, api, e2e, proof, sp1, load or cluster. The Makefile builds what each needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUST_BACKTRACE=1
@@ -26,6 +26,7 @@ case $layer in
     cargo test --locked -p prover-controller --test operator --test prover_cluster ;;
   e2e) cargo test --locked -p prover-e2e --test local_mode ;;
   proof) cargo test --locked -p prover-e2e --test real_proof ;;
+  sp1) cargo test --locked -p prover-e2e --test sp1 ;;
   load) cargo test --locked --release -p prover-controller --test load ;;
   cluster)
     shift
@@ -37,5 +38,5 @@ case $layer in
     trap 'sort --reverse --numeric-sort "$E2E_TIMES" 2>/dev/null || true' EXIT
     # Those that disturb the whole cluster run alone among the threads of one process: one runner at a time.
     cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-8}" "$@" ;;
-  *) echo "there is no layer $layer: choose light, store, api, e2e, proof, load or cluster" >&2; exit 2 ;;
+  *) echo "there is no layer $layer: choose light, store, api, e2e, proof, sp1, load or cluster" >&2; exit 2 ;;
 esac

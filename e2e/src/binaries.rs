@@ -22,10 +22,11 @@ pub fn bin_directory() -> PathBuf {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let path = bin_directory().join(name);
-    let target = if name == "prover-backend-risc0" {
-        "make backend-risc0"
-    } else {
-        "make build"
+    let target = match name {
+        "prover-backend-risc0" => "make backend-risc0",
+        "prover-backend-sp1" => "make backend-sp1",
+        "prover-sp1-alone" => "make sp1-alone",
+        _ => "make build",
     };
     assert!(
         path.is_file(),

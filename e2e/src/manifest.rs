@@ -63,13 +63,23 @@ impl Manifest {
     /// A job of RISC Zero whose program and input are files.
     #[must_use]
     pub fn risc0(name: &str, kind: &str, program: &Path) -> Self {
+        Self::of_system("risc0", name, kind, program)
+    }
+
+    /// A job of SP1 whose program and input are files.
+    #[must_use]
+    pub fn sp1(name: &str, kind: &str, program: &Path) -> Self {
+        Self::of_system("sp1", name, kind, program)
+    }
+
+    fn of_system(system: &str, name: &str, kind: &str, program: &Path) -> Self {
         Manifest(json!({
             "apiVersion": "proving.rs/v1alpha1",
             "kind": "ProofJob",
             "metadata": {"name": name},
             "spec": {
                 "program": {"file": {"path": program}},
-                "proof": {"system": "risc0", "kind": kind},
+                "proof": {"system": system, "kind": kind},
             },
         }))
     }

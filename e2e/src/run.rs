@@ -208,6 +208,29 @@ impl Running {
             .collect()
     }
 
+    /// Its living backend processes of this device; the device `control` is the lane of planners.
+    #[must_use]
+    pub fn backends_of(&self, device: &str) -> Vec<Process> {
+        self.backends()
+            .into_iter()
+            .filter(|process| process.variable("PROVER_DEVICE").as_deref() == Some(device))
+            .collect()
+    }
+
+    /// Waits until some task of a stage runs, as the progress on standard error tells.
+    ///
+    /// # Panics
+    /// It is not so within `limit`, or the command has ended.
+    pub fn await_running(&mut self, stage: &str, done: u64, limit: Duration) {
+        let what = format!("a task of {stage} runs after {done}");
+        await_until(&what, limit, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the command ended early with {status}: {}", self.stderr());
+            }
+            runs_of_stage(&self.stderr(), stage, done).then_some(())
+        });
+    }
+
     /// Waits until at least `count` tasks of a stage are done, as the progress on standard error tells.
     ///
     /// # Panics
@@ -225,6 +248,12 @@ impl Running {
     #[must_use]
     pub fn tasks_done(&self) -> u64 {
         tasks_done(&self.stderr())
+    }
+
+    /// Whether the command has ended.
+    #[must_use]
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends a signal to the command alone.
@@ -275,6 +304,18 @@ fn done_of_stage(stderr: &str, stage: &str) -> Option<u64> {
         stages.split(", ").find_map(|entry| {
             let counts = entry.strip_prefix(stage)?.strip_prefix(' ')?;
             counts.split_once('/')?.0.parse().ok()
+        })
+    })
+}
+
+/// Whether the newest line of progress says that a task of the stage runs while `done` of it are done.
+fn runs_of_stage(stderr: &str, stage: &str, done: u64) -> bool {
+    let newest = stderr.lines().rev().find_map(|line| line.split_once("s] "));
+    newest.is_some_and(|(_, stages)| {
+        stages.split(", ").any(|entry| {
+            let counts = entry.strip_prefix(stage).and_then(|rest| rest.strip_prefix(' '));
+            counts
+                .is_some_and(|counts| counts.starts_with(&format!("{done}/")) && counts.ends_with("running)"))
         })
     })
 }
@@ -369,6 +410,8 @@ mod tests {
         assert_eq!(done_of_stage(stderr, "Prove"), Some(3));
         assert_eq!(done_of_stage(stderr, "Execute"), Some(1));
         assert_eq!(done_of_stage(stderr, "Join"), None);
+        assert!(runs_of_stage(stderr, "Prove", 3) && !runs_of_stage(stderr, "Prove", 2));
+        assert!(!runs_of_stage(stderr, "Execute", 1), "it is done");
         assert_eq!(tasks_done(stderr), 4);
         assert_eq!(tasks_done(""), 0);
     }

@@ -10,7 +10,7 @@ use prover_backend::{
 use crate::circuits::{self, Circuit};
 use crate::graph::{self, MemoryScale, task_type};
 use crate::runtime::Engine;
-use crate::{plan, settings, tasks};
+use crate::{leftovers, plan, settings, tasks};
 
 /// Changes when tasks of one version could not be understood by another.
 const TASKS_VERSION: u32 = 1;
@@ -114,9 +114,12 @@ impl Backend for Sp1 {
         }
     }
 
-    // The child of the control lane needs no keys.
+    // The child of the control lane needs no keys, and it is the only one of a pod that executes: the containers of a pod
+    // share their memory for that, but don't see each other's processes.
     async fn prepare(&self, device: &Device) -> Result<(), TaskError> {
-        if device.id != CONTROL_DEVICE {
+        if device.id == CONTROL_DEVICE {
+            leftovers::remove_abandoned();
+        } else {
             self.engine.prover().await?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use sp1_prover::worker::{ProofData, TaskId};
 use sp1_prover_types::{ArtifactType, TaskStatus, TaskType};
 use tokio::sync::mpsc;
 
+use crate::failure::of_exit_code;
 use crate::graph::{self, MemoryScale, Shape, Words, task_type};
 use crate::nested;
 use crate::order::InOrder;
@@ -274,6 +275,11 @@ impl Host for ControlHost {
         }
         let reserve = self.known().reserved.remove(id);
         if reserve {
+            // SP1 would prove it all before its verifier refuses it.
+            let code = nested::exit_code_of_record(&bytes)?.unwrap_or_default();
+            if let Some(error) = of_exit_code(code.into()) {
+                return self.store.fail(error).await;
+            }
             let chunks = nested::chunks_of_record(&bytes)?;
             if !chunks.is_empty() {
                 self.known().nested.insert(id.to_owned(), chunks);

@@ -67,6 +67,18 @@ pub fn of_call(what: &str, error: CallError) -> TaskError {
     }
 }
 
+/// What it means that the program ended with this code; `None` where it ended well.
+#[must_use]
+pub fn of_exit_code(code: u64) -> Option<TaskError> {
+    (code != 0).then(|| {
+        let message = format!(
+            "the program ended with exit code {code}, as it does when it panics: nothing is proved about such a run. \
+             With PROVER_LOG=info,sp1_core_executor_runner=debug its own words are in the log of the worker"
+        );
+        TaskError::invalid_input("ProgramFailed", message)
+    })
+}
+
 /// What SP1 itself says.
 #[must_use]
 pub fn of_sp1(error: &Sp1Error) -> TaskError {

@@ -12,6 +12,7 @@ pub mod device_host;
 pub mod failure;
 pub mod graph;
 pub mod input;
+pub mod leftovers;
 pub mod nested;
 pub mod order;
 pub mod plan;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use prover_backend_sp1::runtime::Engine;
-use prover_backend_sp1::{Sp1, settings};
+use prover_backend_sp1::{Sp1, leftovers, settings};
 
 /// Exit code where the process can't begin to work.
 const EXIT_UNUSABLE: u8 = 2;
@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         }
     };
     match Engine::new(settings) {
-        Ok(engine) => prover_backend::main(Sp1::new(engine)),
+        Ok(engine) => {
+            let code = prover_backend::main(Sp1::new(engine));
+            leftovers::end_executions();
+            code
+        }
         Err(error) => {
             eprintln!("prover-backend-sp1: no threads: {error}");
             ExitCode::from(EXIT_UNUSABLE)

@@ -8,11 +8,14 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
-use sp1_prover::worker::{DeferredEvents, PrecompileArtifactSlice, TraceData};
+use sp1_prover::worker::{DeferredEvents, FinalVmState, PrecompileArtifactSlice, TraceData};
 use sp1_prover_types::Artifact;
 
 /// Variant of `TraceData` that names chunks, as bincode writes it: a little-endian u32.
 const PRECOMPILE: [u8; 4] = 1_u32.to_le_bytes();
+
+/// Variant of `TraceData` of the program's memory.
+const MEMORY: [u8; 4] = 2_u32.to_le_bytes();
 
 /// The name of a chunk of events.
 #[must_use]
@@ -42,6 +45,16 @@ pub fn chunks_of_record(record: &[u8]) -> Result<Vec<String>, bincode::Error> {
         return Ok(Vec::new());
     };
     Ok(slices.into_iter().map(|slice| slice.artifact.0).collect())
+}
+
+/// How the program ended, where the record says it: those of the program's memory do, which are cut when it has ended.
+pub fn exit_code_of_record(record: &[u8]) -> Result<Option<u32>, bincode::Error> {
+    if record.get(..MEMORY.len()) != Some(&MEMORY) {
+        return Ok(None);
+    }
+    // The final state is the first of the shard's fields: the rest, which may be long, needn't be read.
+    let state: FinalVmState = bincode::deserialize(&record[MEMORY.len()..])?;
+    Ok(Some(state.exit_code))
 }
 
 /// A record with other names for the chunks that it reads. Records that read none stay as they are.
@@ -92,6 +105,7 @@ pub fn chunks_of_deferred(deferred: &[u8]) -> Result<Vec<String>, bincode::Error
 #[cfg(test)]
 mod tests {
     use sp1_core_executor::SyscallCode;
+    use sp1_prover::worker::GlobalMemoryShard;
 
     use super::*;
 
@@ -128,6 +142,33 @@ mod tests {
         assert!(chunks_of_record(&bytes).expect("passes").is_empty());
         let same = rename_in_record(bytes.clone(), |_| unreachable!("nothing is named")).expect("passes");
         assert_eq!(same, bytes);
+    }
+
+    #[test]
+    fn a_record_of_memory_says_how_the_program_ended() {
+        let state = FinalVmState {
+            exit_code: 101,
+            ..FinalVmState::default()
+        };
+        let shard = GlobalMemoryShard {
+            final_state: state,
+            initialize_events: Vec::new(),
+            finalize_events: Vec::new(),
+            page_prot_initialize_events: Vec::new(),
+            page_prot_finalize_events: Vec::new(),
+            previous_init_addr: 0,
+            previous_finalize_addr: 0,
+            previous_init_page_idx: 0,
+            previous_finalize_page_idx: 0,
+            last_init_addr: 0,
+            last_finalize_addr: 0,
+            last_init_page_idx: 0,
+            last_finalize_page_idx: 0,
+        };
+        let record = bincode::serialize(&TraceData::Memory(Box::new(shard))).expect("encodes");
+        assert_eq!(exit_code_of_record(&record).expect("decodes"), Some(101));
+        let core = bincode::serialize(&TraceData::Core(vec![1])).expect("encodes");
+        assert_eq!(exit_code_of_record(&core).expect("passes"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sp1_prover_types::Artifact;
 
 use crate::circuits::{self, Circuit};
 use crate::control_host::{BEGUN, ControlHost, JobTraits, PROOF};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::graph::{self, MemoryScale, task_type};
 use crate::input::standard_input;
 use crate::runtime::Engine;
@@ -56,9 +56,19 @@ pub async fn run(attempt: &Attempt, engine: &Engine, version: &str) -> Result<Co
     let stdin = standard_input(plan.input_format(), input)
         .map_err(|error| TaskError::invalid_input(error.category(), error.to_string()))?;
     refuse(&plan)?;
+    prover_sp1_engine::check_program(&program).map_err(|error| {
+        let message = format!(
+            "the program is not what SP1 runs, an ELF file for its RISC-V of 64 bits (riscv64im-succinct-zkvm-elf): \
+             {error:#}"
+        );
+        TaskError::invalid_input("ProgramUnreadable", message)
+    })?;
     if plan.execute_only || plan.kind == "ExecuteOnly" {
         let limit = (plan.max_cycles > 0).then_some(plan.max_cycles);
         let executed = engine.execute_only(program, stdin, limit).await?;
+        if let Some(error) = failure::of_exit_code(executed.exit_code) {
+            return Err(error);
+        }
         let store = Store::new(attempt.clone());
         let guard = store.over.clone().drop_guard();
         let put = async {

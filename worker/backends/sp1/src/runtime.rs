@@ -79,9 +79,7 @@ impl Engine {
         let make = || async {
             let (client, settings) = (Client::new(self.host.clone()), self.settings);
             let keys = settings::keys_folder();
-            let built = self
-                .on_own_threads(async move { Prover::build(client, &settings, keys).await })
-                .await?;
+            let built = self.on_own_threads(Prover::build(client, settings, keys)).await?;
             built.map_err(|error| TaskError::retryable("ProverNotBuilt", format!("{error:#}")))
         };
         self.prover.get_or_try_init(make).await.cloned()
@@ -89,7 +87,7 @@ impl Engine {
 
     async fn verifier(&self) -> Result<Verifier, TaskError> {
         let settings = self.settings;
-        let make = || self.on_own_threads(async move { Verifier::new(&settings).await });
+        let make = || self.on_own_threads(Verifier::new(settings));
         self.verifier.get_or_try_init(make).await.cloned()
     }
 
@@ -112,7 +110,7 @@ impl Engine {
         request: RawTaskRequest,
     ) -> Result<ExecutionOutput, Sp1Error> {
         let settings = self.settings;
-        self.on_own_threads(async move { prover_sp1_engine::control(client, &settings, request).await })
+        self.on_own_threads(prover_sp1_engine::control(client, settings, request))
             .await
             .map_err(|error| Sp1Error::Retryable(anyhow::anyhow!(error)))?
     }
@@ -125,7 +123,7 @@ impl Engine {
         request: RawTaskRequest,
     ) -> Result<ExecutionOutput, Sp1Error> {
         let settings = self.settings;
-        self.on_own_threads(async move { prover_sp1_engine::execute(client, &settings, task, request).await })
+        self.on_own_threads(prover_sp1_engine::execute(client, settings, task, request))
             .await
             .map_err(|error| Sp1Error::Retryable(anyhow::anyhow!(error)))?
     }
@@ -139,9 +137,9 @@ impl Engine {
     ) -> Result<Executed, TaskError> {
         let settings = self.settings;
         let executed = self
-            .on_own_threads(async move {
-                prover_sp1_engine::execute_only(&settings, &program, stdin, max_cycles).await
-            })
+            .on_own_threads(prover_sp1_engine::execute_only(
+                settings, program, stdin, max_cycles,
+            ))
             .await?;
         executed.map_err(|error| {
             let message = format!("{error:#}");
@@ -160,7 +158,7 @@ impl Engine {
         let verifier = self.verifier().await?;
         let bytes = program.to_vec();
         let key = self
-            .on_own_threads(async move { verifier.verifying_key(&bytes).await })
+            .on_own_threads(async move { verifier.verifying_key(bytes).await })
             .await?
             .map_err(|error| TaskError::invalid_input("ProgramUnreadable", format!("{error:#}")))?;
         self.host.remember_key(program, key.clone());

@@ -11,7 +11,7 @@ use sp1_prover::worker::{
     TaskId, execute_with_options,
 };
 
-use crate::{Client, Settings};
+use crate::{Boxed, Client, Settings};
 
 /// Sizes of SP1's own pipelines: its defaults.
 const SPLICING_WORKERS: usize = 2;
@@ -40,23 +40,35 @@ fn controller(client: Client, settings: &Settings) -> SP1Controller<Client, Clie
 }
 
 /// Runs a whole proof: submits everything and waits for it.
-pub async fn control(
+pub fn control(
     client: Client,
-    settings: &Settings,
+    settings: Settings,
     request: RawTaskRequest,
-) -> Result<ExecutionOutput, TaskError> {
-    controller(client, settings).run(request).await
+) -> Boxed<'static, Result<ExecutionOutput, TaskError>> {
+    Box::pin(async move { controller(client, &settings).run(request).await })
 }
 
 /// Executes the program and submits its shards.
-pub async fn execute(
+pub fn execute(
     client: Client,
-    settings: &Settings,
+    settings: Settings,
     task: TaskId,
     request: RawTaskRequest,
-) -> Result<ExecutionOutput, TaskError> {
-    let request = CoreExecuteTaskRequest::from_raw(request)?;
-    controller(client, settings).execute(task, request).await
+) -> Boxed<'static, Result<ExecutionOutput, TaskError>> {
+    Box::pin(async move {
+        let request = CoreExecuteTaskRequest::from_raw(request)?;
+        controller(client, &settings).execute(task, request).await
+    })
+}
+
+/// Whether these bytes are a program of SP1's. Milliseconds: it is not executed.
+pub fn check_program(elf: &[u8]) -> Result<()> {
+    let read = std::panic::catch_unwind(|| Program::from(elf).map(drop));
+    match read {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(anyhow!("{error}")),
+        Err(_) => Err(anyhow!("SP1 can't take it apart")),
+    }
 }
 
 /// What an execution without a proof told.
@@ -64,6 +76,8 @@ pub async fn execute(
 pub struct Executed {
     /// What the program made public.
     pub public_values: Vec<u8>,
+    /// SHA-256 of them, as the program's proof has it.
+    pub public_values_hash: [u8; 32],
     /// Instructions that ran.
     pub cycles: u64,
     /// SP1's prover gas units.
@@ -73,30 +87,33 @@ pub struct Executed {
 }
 
 /// Executes a program without proving anything.
-pub async fn execute_only(
-    settings: &Settings,
-    elf: &[u8],
+pub fn execute_only(
+    settings: Settings,
+    elf: Vec<u8>,
     stdin: SP1Stdin,
     max_cycles: Option<u64>,
-) -> Result<Executed> {
-    let program = Program::from(elf).map_err(|error| anyhow!("the program can't be read: {error}"))?;
-    let mut context = SP1Context::builder();
-    context.calculate_gas(true);
-    if let Some(limit) = max_cycles {
-        context.max_cycles(limit);
-    }
-    let (public_values, _, report) = execute_with_options(
-        Arc::new(program),
-        stdin,
-        context.build(),
-        settings.core_opts(),
-        SP1ExecutorConfig::default(),
-    )
-    .await?;
-    Ok(Executed {
-        public_values: public_values.to_vec(),
-        cycles: report.total_instruction_count(),
-        gas: report.gas(),
-        exit_code: report.exit_code,
+) -> Boxed<'static, Result<Executed>> {
+    Box::pin(async move {
+        let program = Program::from(&elf).map_err(|error| anyhow!("the program can't be read: {error}"))?;
+        let mut context = SP1Context::builder();
+        context.calculate_gas(true);
+        if let Some(limit) = max_cycles {
+            context.max_cycles(limit);
+        }
+        let (public_values, public_values_hash, report) = execute_with_options(
+            Arc::new(program),
+            stdin,
+            context.build(),
+            settings.core_opts(),
+            SP1ExecutorConfig::default(),
+        )
+        .await?;
+        Ok(Executed {
+            public_values: public_values.to_vec(),
+            public_values_hash,
+            cycles: report.total_instruction_count(),
+            gas: report.gas(),
+            exit_code: report.exit_code,
+        })
     })
 }

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -77,7 +78,10 @@ impl LazyKey {
         let make = || async {
             // Whoever proves next holds the permit of the device itself.
             let permits = ProverSemaphore::new(1);
+            let started = Instant::now();
             let (made, _) = self.inner.setup(self.program.clone(), permits).await;
+            let seconds = started.elapsed().as_secs_f64();
+            tracing::info!(seconds, "the proving key of a recursion program was made");
             made.pk
         };
         self.key.get_or_init(make).await.clone()
@@ -135,8 +139,11 @@ impl AirProver<Context, RecursionSC> for LazyProver {
         vk: Option<VerifyingKey>,
         permits: ProverSemaphore,
     ) -> (PreprocessedData<Key>, VerifyingKey) {
+        let started = Instant::now();
         let file = self.file_of(&program);
         if let Some(summary) = file.as_deref().and_then(read) {
+            let seconds = started.elapsed().as_secs_f64();
+            tracing::info!(seconds, "a recursion program is known");
             let permit = permits.acquire().await.expect("SP1 never closes its permits");
             let (pk, vk) = self.key(program, summary, None);
             return (PreprocessedData { pk, permit }, vk);
@@ -151,6 +158,8 @@ impl AirProver<Context, RecursionSC> for LazyProver {
             // Without it the next start takes as long as this one.
             let _ = write(file, &summary);
         }
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(seconds, "the key of a recursion program was made");
         let (pk, vk) = self.key(program, summary, Some(pk));
         (PreprocessedData { pk, permit }, vk)
     }

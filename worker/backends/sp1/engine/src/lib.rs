@@ -2,6 +2,7 @@
 //!
 //! Everything here is generic in SP1, so that this crate instantiates its provers: it takes minutes to compile and knows
 //! nothing of our protocol. What the components ask of the outside goes through [`Host`], which the backend implements.
+//! Its functions answer with boxed futures, since rustc compiles the body of an `async fn` wherever it is called.
 //! Does not own: names of artifacts, retries, scheduling.
 
 mod client;
@@ -11,8 +12,11 @@ mod prover;
 mod settings;
 mod verifier;
 
+/// Work of SP1 that is compiled here.
+pub type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 pub use client::{Client, Host};
-pub use control::{Executed, control, execute, execute_only};
+pub use control::{Executed, check_program, control, execute, execute_only};
 pub use prover::Prover;
 pub use settings::Settings;
 pub use verifier::{Checked, Verifier, program_id, user_proof, verify_by_id};

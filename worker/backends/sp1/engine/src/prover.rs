@@ -1,6 +1,6 @@
 //! What runs on a device: SP1's prover with all its keys.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use sp1_prover::worker::{RawTaskRequest, SP1Worker, SP1WorkerBuilder, TaskError,
 use sp1_prover_types::TaskType;
 
 use crate::lazy::{Components, LazyProver, WrapBuilder};
-use crate::{Client, Settings};
+use crate::{Boxed, Client, Settings};
 
 /// Proofs that SP1's CPU prover makes at once: its own default. A task makes one after the other.
 const PROOFS_AT_ONCE: usize = 4;
@@ -26,7 +26,12 @@ pub struct Prover {
 
 impl Prover {
     /// Makes the programs of all recursion tasks, and what must be known of their keys: minutes on a CPU where `keys` is empty.
-    pub async fn build(client: Client, settings: &Settings, keys: Option<PathBuf>) -> Result<Self> {
+    pub fn build(client: Client, settings: Settings, keys: Option<PathBuf>) -> Boxed<'static, Result<Self>> {
+        Box::pin(Self::build_here(client, settings, keys))
+    }
+
+    async fn build_here(client: Client, settings: Settings, keys: Option<PathBuf>) -> Result<Self> {
+        let started = Instant::now();
         let permits = ProverSemaphore::new(PROOFS_AT_ONCE);
         let core = Components::core_verifier(RiscvAir::machine());
         let core = CpuShardProver::new(core.shard_verifier().clone());
@@ -46,11 +51,21 @@ impl Prover {
             .with_worker_client(client)
             .build()
             .await?;
+        tracing::info!(seconds = started.elapsed().as_secs_f64(), "the prover is ready");
         Ok(Self { worker })
     }
 
     /// Runs one task and answers with the time that it took on the device, where SP1 measures it.
-    pub async fn run(
+    pub fn run(
+        &self,
+        kind: TaskType,
+        task: TaskId,
+        request: RawTaskRequest,
+    ) -> Boxed<'_, Result<Option<Duration>, TaskError>> {
+        Box::pin(self.run_here(kind, task, request))
+    }
+
+    async fn run_here(
         &self,
         kind: TaskType,
         task: TaskId,

@@ -12,7 +12,7 @@ use sp1_sdk::{LightProver, Prover as _, ProvingKey as _, SP1Proof, SP1ProofWithP
 use sp1_verifier::compressed::SP1CompressedVerifier;
 use sp1_verifier::{GROTH16_VK_BYTES, Groth16Verifier, PLONK_VK_BYTES, PlonkVerifier, ProofFromNetwork};
 
-use crate::Settings;
+use crate::{Boxed, Settings};
 
 /// Verifies, and computes verifying keys. Cheap to make compared with a prover.
 #[derive(Clone)]
@@ -33,16 +33,20 @@ pub struct Checked {
 
 impl Verifier {
     /// A verifier of what provers with these settings make.
-    pub async fn new(settings: &Settings) -> Self {
-        Self {
-            light: LightProver::new_with_opts(settings.core_opts()).await,
-        }
+    pub fn new(settings: Settings) -> Boxed<'static, Self> {
+        Box::pin(async move {
+            Self {
+                light: LightProver::new_with_opts(settings.core_opts()).await,
+            }
+        })
     }
 
     /// The verifying key of a program, serialized: tens of seconds on a CPU.
-    pub async fn verifying_key(&self, elf: &[u8]) -> Result<Vec<u8>> {
-        let key = self.light.setup(Elf::from(elf.to_vec())).await?;
-        Ok(bincode::serialize(key.verifying_key())?)
+    pub fn verifying_key(&self, elf: Vec<u8>) -> Boxed<'_, Result<Vec<u8>>> {
+        Box::pin(async move {
+            let key = self.light.setup(Elf::from(elf)).await?;
+            Ok(bincode::serialize(key.verifying_key())?)
+        })
     }
 
     /// Checks a proof as a user gets it against a verifying key.

@@ -11,6 +11,7 @@ use prover_backend_sp1::graph::{Words, task_type};
 use prover_backend_sp1::runtime::Engine;
 use prover_backend_sp1::{Sp1, codec};
 use prover_sp1_engine::Settings;
+use sha2::{Digest as _, Sha256};
 use sp1_core_machine::executor::ExecutionOutput;
 use sp1_core_machine::io::SP1Stdin;
 use sp1_core_machine::riscv::RiscvAir;
@@ -235,16 +236,68 @@ fn job(kind: &str) -> RunAttempt {
 #[tokio::test(flavor = "multi_thread")]
 async fn execute_only_tells_cycles_and_leaves_the_public_values() {
     let mut agent = FakeAgent::start(backend()).await;
-    let input = bincode::serialize(&fibonacci_input()).expect("a stdin");
-    let program = program("fibonacci");
+    let mut stdin = SP1Stdin::new();
+    stdin.write_slice(b"bytes");
+    let input = bincode::serialize(&stdin).expect("a stdin");
+    let program = program("sha2");
     let inputs = [("program", program.as_slice()), ("input", input.as_slice())];
     let completed = agent.run(job("ExecuteOnly"), &inputs).await.expect("executes");
     let report = completed.execution.expect("a report");
     assert!(report.total_cycles > 1000, "{report:?}");
     assert_eq!(report.exit_code, 0);
     let seen = agent.seen();
-    assert!(!seen.artifacts["public-values"].is_empty());
+    // The program commits to the digest of what it read, as a vector: its length first.
+    let digest = Sha256::digest(b"bytes");
+    let committed = [&(digest.len() as u64).to_le_bytes()[..], &digest[..]].concat();
+    assert_eq!(seen.artifacts["public-values"], committed);
     assert!(seen.tasks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_panics_is_bad_input_with_and_without_a_proof() {
+    let mut agent = FakeAgent::start(backend()).await;
+    let program = program("fibonacci");
+    // A byte is not the number that the program reads.
+    let mut stdin = SP1Stdin::new();
+    stdin.write_slice(&[0]);
+    let stdin = bincode::serialize(&stdin).expect("a stdin");
+    let inputs = [("program", program.as_slice()), ("input", stdin.as_slice())];
+    let failed = agent.run(job("ExecuteOnly"), &inputs).await.expect_err("panics");
+    assert_eq!(
+        (failed.reason.as_str(), failed.class()),
+        ("ProgramFailed", FailureClass::InvalidInput)
+    );
+
+    let (run, mut inputs) = execution();
+    inputs[1].1 = codec::pack(&stdin).expect("packs");
+    let inputs: Vec<(&str, &[u8])> = inputs
+        .iter()
+        .map(|(name, bytes)| (*name, bytes.as_slice()))
+        .collect();
+    let failed = agent.run(run, &inputs).await.expect_err("panics");
+    assert_eq!(
+        (failed.reason.as_str(), failed.class()),
+        ("ProgramFailed", FailureClass::InvalidInput)
+    );
+    assert!(failed.message.contains("exit code 1"), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_program_are_refused_before_anything_is_proved() {
+    let mut agent = FakeAgent::start(backend()).await;
+    let stdin = bincode::serialize(&SP1Stdin::new()).expect("a stdin");
+    let fibonacci = program("fibonacci");
+    for kind in ["Core", "ExecuteOnly"] {
+        for program in [&b"no ELF"[..], &fibonacci[..1000], &[]] {
+            let inputs = [("program", program), ("input", stdin.as_slice())];
+            let failed = agent.run(job(kind), &inputs).await.expect_err("is refused");
+            assert_eq!(
+                (failed.reason.as_str(), failed.class()),
+                ("ProgramUnreadable", FailureClass::InvalidInput)
+            );
+            assert!(agent.seen().tasks.is_empty());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

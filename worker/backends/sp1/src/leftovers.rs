@@ -1,0 +1,140 @@
+//! What SP1's executor leaves behind when it can't clean up.
+//!
+//! Each execution has a child process and rings in shared memory, gigabytes of it, which only the drop of SP1's runner removes. A
+//! process that is killed drops nothing, and one that ends while SP1's threads still run neither: the child would wait
+//! for a reader for ever, and the memory would stay taken until the machine or the pod goes.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Where shared memory has its names.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// How the names of SP1's rings begin, and those of their semaphores.
+const PREFIXES: [&str; 2] = ["sp1_", "sem.sp1_"];
+
+/// A ring younger than this may be one that its process has not opened yet.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// Removes rings of processes that are gone. To be called before this process makes any, and where all that may have made some
+/// can be seen.
+pub fn remove_abandoned() {
+    let folder = Path::new(SHARED_MEMORY);
+    let old = |path: &Path| {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|modified| {
+            SystemTime::now()
+                .duration_since(modified)
+                .is_ok_and(|age| age >= YOUNG)
+        })
+    };
+    let used = mapped_by(&processes());
+    remove(folder, |path| old(path) && !used.contains(path));
+}
+
+/// Ends the executors that this process has started and removes their rings. To be called at its very end.
+pub fn end_executions() {
+    let folder = Path::new(SHARED_MEMORY);
+    let own = mapped_by(&["self".to_owned()]);
+    for child in children() {
+        if let Some(child) = rustix::process::Pid::from_raw(child) {
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        }
+    }
+    remove(folder, |path| own.contains(path));
+}
+
+fn remove(folder: &Path, which: impl Fn(&Path) -> bool) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let of_sp1 = name
+            .to_str()
+            .is_some_and(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+        let path = entry.path();
+        // Another process may have been faster.
+        if of_sp1 && which(&path) && fs::remove_file(&path).is_ok() {
+            tracing::info!(path = %path.display(), "removed shared memory that an execution left behind");
+        }
+    }
+}
+
+fn processes() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .collect()
+}
+
+/// Files below `/dev/shm` that these processes have mapped.
+fn mapped_by(processes: &[String]) -> HashSet<PathBuf> {
+    let maps = processes
+        .iter()
+        .filter_map(|process| fs::read_to_string(format!("/proc/{process}/maps")).ok());
+    maps.flat_map(|maps| mapped(&maps)).collect()
+}
+
+/// The files below `/dev/shm` in the text of a `/proc/<process>/maps`.
+fn mapped(maps: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        line.find(SHARED_MEMORY)
+            .map(|start| PathBuf::from(&line[start..]))
+    };
+    maps.lines().filter_map(path).collect()
+}
+
+fn children() -> Vec<i32> {
+    let own = std::process::id().to_string();
+    let is_child = |process: &String| {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else {
+            return false;
+        };
+        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest);
+        after_name.and_then(|rest| rest.split(' ').nth(1)) == Some(own.as_str())
+    };
+    let children = processes().into_iter().filter(is_child);
+    children.filter_map(|process| process.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rings_of_sp1_that_nobody_uses_are_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["sp1_a", "sem.sp1_a_filled", "sp1_b", "other"] {
+            fs::write(folder.path().join(name), b"x").expect("writes");
+        }
+        let used = folder.path().join("sp1_b");
+        remove(folder.path(), |path| path != used);
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .expect("reads")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["other", "sp1_b"]);
+    }
+
+    #[test]
+    fn what_a_process_has_mapped_is_read_from_its_maps() {
+        let maps = "7f1c40000000-7f1c5c000000 rw-s 00000000 00:19 41    /dev/shm/sp1_bu==_t\n\
+                    7f1c5c000000-7f1c5d000000 r-xp 00000000 fe:00 1234  /usr/lib/libc.so.6\n";
+        assert_eq!(mapped(maps), [PathBuf::from("/dev/shm/sp1_bu==_t")]);
+    }
+
+    #[test]
+    fn a_child_of_this_process_is_found_and_a_stranger_is_not() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .expect("starts");
+        let found = children();
+        assert!(found.contains(&child.id().cast_signed()), "{found:?}");
+        assert!(!found.contains(&1));
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+    }
+}
