@@ -154,13 +154,12 @@ impl AirProver<Context, RecursionSC> for LazyProver {
             verifying_key,
             heights: Cpu::preprocessed_table_heights(pk.clone()).await,
         };
-        if let Some(file) = &file {
-            // Without it the next start takes as long as this one.
-            let _ = write(file, &summary);
-        }
+        // Where nothing can be kept the next start takes as long as this one.
+        let kept = file.is_some_and(|file| write(&file, &summary).is_ok());
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(seconds, "the key of a recursion program was made");
-        let (pk, vk) = self.key(program, summary, Some(pk));
+        // The gigabytes of keys that no job may ever need: a first start takes no more memory than a later one.
+        let (pk, vk) = self.key(program, summary, (!kept).then_some(pk));
         (PreprocessedData { pk, permit }, vk)
     }
 
