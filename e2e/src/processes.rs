@@ -39,11 +39,10 @@ impl Process {
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
         let environment = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
-        let variable = environment.split(|byte| *byte == 0).find_map(|variable| {
+        environment.split(|byte| *byte == 0).find_map(|variable| {
             let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
             Some(String::from_utf8_lossy(value).into_owned())
-        });
-        variable
+        })
     }
 
     /// Whether it is still there, and no zombie.
