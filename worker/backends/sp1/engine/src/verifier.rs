@@ -107,10 +107,12 @@ pub fn verify_by_id(proof: &[u8], program_id: &str) -> Result<Checked> {
         }
         SP1Proof::Groth16(_) => {
             Groth16Verifier::verify(&proof.bytes(), &public_values, &id, &GROTH16_VK_BYTES)
-                .map_err(|error| anyhow!("{error}"))?
+                .map_err(|error| anyhow!("{error}"))?;
         }
-        SP1Proof::Plonk(_) => PlonkVerifier::verify(&proof.bytes(), &public_values, &id, &PLONK_VK_BYTES)
-            .map_err(|error| anyhow!("{error}"))?,
+        SP1Proof::Plonk(_) => {
+            PlonkVerifier::verify(&proof.bytes(), &public_values, &id, &PLONK_VK_BYTES)
+                .map_err(|error| anyhow!("{error}"))?;
+        }
     }
     Ok(Checked {
         kind: kind_of(&proof),
