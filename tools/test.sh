@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one layer of tests: light, store, api, e2e, proof, sp1, load or cluster. The Makefile builds what each needs.
+# Runs one layer of tests: light, store, api, e2e, proof, sp1, load, cluster or sp1-cluster. The Makefile builds what each needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUST_BACKTRACE=1
@@ -28,8 +28,12 @@ case $layer in
   proof) cargo test --locked -p prover-e2e --test real_proof ;;
   sp1) cargo test --locked -p prover-e2e --test sp1 ;;
   load) cargo test --locked --release -p prover-controller --test load ;;
-  cluster)
+  cluster | sp1-cluster)
     shift
+    case $layer in
+      cluster) which=(--skip sp1::real "$@") ;;
+      sp1-cluster) which=("${@:-sp1::}") ;;
+    esac
     e2e/cluster/up.sh
     e2e/cluster/install.sh
     # How long each scene took, also where one failed.
@@ -37,6 +41,6 @@ case $layer in
     rm -f "$E2E_TIMES"
     trap 'sort --reverse --numeric-sort "$E2E_TIMES" 2>/dev/null || true' EXIT
     # Those that disturb the whole cluster run alone among the threads of one process: one runner at a time.
-    cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-8}" "$@" ;;
-  *) echo "there is no layer $layer: choose light, store, api, e2e, proof, sp1, load or cluster" >&2; exit 2 ;;
+    cargo test --locked -p prover-e2e --test cluster -- --test-threads="${E2E_THREADS:-8}" "${which[@]}" ;;
+  *) echo "there is no layer $layer: choose light, store, api, e2e, proof, sp1, load, cluster or sp1-cluster" >&2; exit 2 ;;
 esac

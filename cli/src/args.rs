@@ -98,9 +98,18 @@ pub(crate) struct VerifyArguments {
     /// The proof file.
     #[arg(value_name = "PROOF")]
     pub(crate) proof: PathBuf,
-    /// Identity of the program in hexadecimal: RISC Zero's image id. Compute it from the program that you trust.
-    #[arg(long, value_name = "ID", visible_alias = "program-id")]
-    pub(crate) image_id: String,
+    /// Identity of the program in hexadecimal: RISC Zero's image id, SP1's verifying key hash. Compute it from the program that
+    /// you trust.
+    #[arg(
+        long,
+        value_name = "ID",
+        visible_alias = "program-id",
+        required_unless_present = "program"
+    )]
+    pub(crate) image_id: Option<String>,
+    /// The program that you trust: its identity is computed. SP1's Core proofs can't be verified without it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
     /// Proof system that made the proof.
     #[arg(long, value_name = "NAME", default_value = "risc0")]
     pub(crate) system: String,

@@ -47,7 +47,11 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
         reason: String::new(),
         message: String::new(),
         system: arguments.system.clone(),
-        program_id: arguments.image_id.to_ascii_lowercase(),
+        program_id: arguments
+            .image_id
+            .as_deref()
+            .unwrap_or_default()
+            .to_ascii_lowercase(),
         proof: None,
         public_values_match: None,
         verifier: None,
@@ -87,7 +91,9 @@ pub(crate) async fn verify(arguments: &VerifyArguments) -> Exit {
 }
 
 async fn check(arguments: &VerifyArguments, report: &mut VerificationReport) -> Result<(), Failure> {
-    check_program_id(&arguments.image_id)?;
+    if let Some(id) = &arguments.image_id {
+        check_program_id(id)?;
+    }
     if !arguments
         .system
         .chars()
@@ -95,7 +101,7 @@ async fn check(arguments: &VerifyArguments, report: &mut VerificationReport) -> 
     {
         return Err(Failure::bad_input(
             "UnknownSystem",
-            format!("{} is no proof system: use risc0", arguments.system),
+            format!("{} is no proof system: use risc0 or sp1", arguments.system),
         ));
     }
     let bad_file = |error: files::FileError| Failure::bad_input(error.reason(), error.to_string());
@@ -114,8 +120,15 @@ async fn check(arguments: &VerifyArguments, report: &mut VerificationReport) -> 
         )
     })?;
     let found = scratch.path().join("public-values");
-    let output = run_backend(&backend, arguments, &report.program_id, &found).await?;
+    let output = run_backend(&backend, arguments, &found).await?;
     report.verifier = serde_json::from_slice(&output.stdout).ok();
+    let computed = report
+        .verifier
+        .as_ref()
+        .and_then(|told| told["programId"].as_str());
+    if arguments.image_id.is_none() {
+        report.program_id = computed.unwrap_or_default().to_owned();
+    }
     judge(&output, report.verifier.as_ref())?;
     if let Some(expected) = expected {
         let found =
@@ -148,14 +161,18 @@ fn check_program_id(id: &str) -> Result<(), Failure> {
 async fn run_backend(
     backend: &Path,
     arguments: &VerifyArguments,
-    program_id: &str,
     public_values_out: &Path,
 ) -> Result<Output, Failure> {
-    Command::new(backend)
-        .arg("verify")
-        .arg("--proof")
-        .arg(&arguments.proof)
-        .args(["--program-id", program_id, "--public-values-out"])
+    let mut command = Command::new(backend);
+    command.arg("verify").arg("--proof").arg(&arguments.proof);
+    if let Some(id) = &arguments.image_id {
+        command.args(["--program-id", id]);
+    }
+    if let Some(program) = &arguments.program {
+        command.arg("--program").arg(program);
+    }
+    command
+        .arg("--public-values-out")
         .arg(public_values_out)
         .args(["--output", "json"])
         .stdin(Stdio::null())

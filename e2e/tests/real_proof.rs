@@ -101,7 +101,12 @@ fn a_proof_is_made_and_accepted_and_a_damaged_or_foreign_one_refused() {
     let good = verify(
         &proof,
         &image_id("fibonacci"),
-        &["--public-values", path.to_str().unwrap()],
+        &[
+            "--public-values",
+            path.to_str().unwrap(),
+            "--program",
+            sample_program("fibonacci").to_str().unwrap(),
+        ],
     );
     assert_eq!(
         good.status.code(),

@@ -10,6 +10,7 @@ mod hostile;
 mod life_cycle;
 mod proofs;
 mod scaling;
+mod sp1;
 mod support;
 mod takeover;
 mod whole_cluster;

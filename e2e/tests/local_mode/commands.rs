@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use prover_e2e::{Model, bin_directory, binary, workspace};
+use prover_e2e::{Model, bin_directory, binary, sample_program, workspace};
 
 fn kubectl_proof(arguments: &[&str]) -> Output {
     Command::new(binary("kubectl-proof"))
@@ -93,8 +93,10 @@ fn verify_tells_bad_input_from_a_refusal() {
     let file = folder.path().join("a.proof");
     std::fs::write(&file, "no receipt at all").unwrap();
     let (file, id) = (file.to_str().unwrap(), "0".repeat(64));
+    let program = sample_program("fibonacci");
+    let program = program.to_str().unwrap();
     // A file that is no receipt can't always be told from a damaged one: either answer is right, success is not.
-    let cases: [(&[&str], &[i32], &str); 4] = [
+    let cases: [(&[&str], &[i32], &str); 8] = [
         (
             &["verify", "/nowhere/a.proof", "--image-id", &id],
             &[2],
@@ -110,6 +112,22 @@ fn verify_tells_bad_input_from_a_refusal() {
             &["verify", file, "--image-id", &id, "--system", "emulated"],
             &[1],
             "refused",
+        ),
+        (&["verify", file], &[2], "--image-id"),
+        (
+            &["verify", file, "--program", "/nowhere/a.elf"],
+            &[2],
+            "/nowhere/a.elf",
+        ),
+        (
+            &["verify", file, "--program", program, "--image-id", &id],
+            &[2],
+            "is program",
+        ),
+        (
+            &["verify", file, "--program", program],
+            &[1, 2],
+            "can't be decoded",
         ),
     ];
     for (arguments, codes, word) in cases {

@@ -41,6 +41,8 @@ pub struct VerifyRequest {
     pub proof: Vec<u8>,
     /// The program's identity in lower-case hexadecimal, without `0x`.
     pub program_id: String,
+    /// The program of that identity, where its user has it. SP1's Core proofs can't be judged without.
+    pub program: Option<Vec<u8>>,
 }
 
 /// An accepted proof.

@@ -71,8 +71,11 @@ struct VerifyArguments {
     #[arg(long)]
     proof: PathBuf,
     /// Identity of the program in hexadecimal: RISC Zero's image id, SP1's verifying key hash.
+    #[arg(long, required_unless_present = "program")]
+    program_id: Option<String>,
+    /// The program file, whose identity is computed.
     #[arg(long)]
-    program_id: String,
+    program: Option<PathBuf>,
     /// Where to write the public values of an accepted proof.
     #[arg(long)]
     public_values_out: Option<PathBuf>,
@@ -155,13 +158,13 @@ fn serve_agent<B: Backend>(backend: B) -> ExitCode {
 
 fn verify<B: Backend>(backend: &B, arguments: &VerifyArguments) -> u8 {
     let description = backend.describe();
-    let program_id = arguments.program_id.trim_start_matches("0x").to_ascii_lowercase();
+    let which = which(backend, arguments);
     let mut answer = VerifyAnswer {
         accepted: false,
         backend: &description.name,
         backend_version: &description.version,
         emulated: description.emulated,
-        program_id: &program_id,
+        program_id: which.as_ref().map_or("", |(program_id, _)| program_id.as_str()),
         proof_bytes: None,
         kind: None,
         verifier: None,
@@ -170,7 +173,10 @@ fn verify<B: Backend>(backend: &B, arguments: &VerifyArguments) -> u8 {
         reason: None,
         message: None,
     };
-    let (judged, proof_bytes) = judge(backend, arguments, &program_id);
+    let (judged, proof_bytes) = match &which {
+        Ok((program_id, program)) => judge(backend, arguments, program_id, program.clone()),
+        Err(failure) => (Err(failure.clone()), None),
+    };
     answer.proof_bytes = proof_bytes;
     match judged {
         Ok(verified) => {
@@ -209,15 +215,37 @@ fn program_id<B: Backend>(backend: &B, path: &Path) -> u8 {
     }
 }
 
+/// Identity of the program that the proof shall be of, and its bytes where they were given.
+fn which<B: Backend>(
+    backend: &B,
+    arguments: &VerifyArguments,
+) -> Result<(String, Option<Vec<u8>>), VerifyFailure> {
+    let told = arguments.program_id.as_deref().map(str::to_ascii_lowercase);
+    let told = told.as_deref().map(|id| id.trim_start_matches("0x"));
+    if let Some(id) = told.filter(|id| id.is_empty() || hex::decode(id).is_err()) {
+        let message = format!("--program-id {id:?} is not hexadecimal");
+        return Err(VerifyFailure::BadInput(message));
+    }
+    let Some(path) = &arguments.program else {
+        return Ok((told.unwrap_or_default().to_owned(), None));
+    };
+    let program = read_bounded("program", path)?;
+    let program_id = backend.program_id(&program)?;
+    match told.filter(|told| *told != program_id) {
+        Some(told) => Err(VerifyFailure::BadInput(format!(
+            "{} is program {program_id}, not {told}",
+            path.display()
+        ))),
+        None => Ok((program_id, Some(program))),
+    }
+}
+
 fn judge<B: Backend>(
     backend: &B,
     arguments: &VerifyArguments,
     program_id: &str,
+    program: Option<Vec<u8>>,
 ) -> (Result<Verified, VerifyFailure>, Option<usize>) {
-    if program_id.is_empty() || hex::decode(program_id).is_err() {
-        let message = format!("--program-id {:?} is not hexadecimal", arguments.program_id);
-        return (Err(VerifyFailure::BadInput(message)), None);
-    }
     let proof = match read_bounded("proof", &arguments.proof) {
         Ok(proof) => proof,
         Err(failure) => return (Err(failure), None),
@@ -226,6 +254,7 @@ fn judge<B: Backend>(
     let request = VerifyRequest {
         proof,
         program_id: program_id.to_owned(),
+        program,
     };
     let judged = backend.verify_file(&request).and_then(|verified| {
         if let Some(path) = &arguments.public_values_out {

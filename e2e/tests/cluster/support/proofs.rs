@@ -34,7 +34,7 @@ pub(crate) fn gnark_of(scene: &Scene, image: &str, more: Value) -> Cluster {
 }
 
 /// ConfigMaps are read for jobs only where their owner allows it.
-fn allow_jobs_to_read(namespace: &str, config_map: &str) {
+pub(crate) fn allow_jobs_to_read(namespace: &str, config_map: &str) {
     let label = "proving.rs/readable-by-proofjobs=true";
     kubectl(&["label", "configmap", config_map, label, "--namespace", namespace]);
 }

@@ -168,6 +168,7 @@ mod tests {
         let request = VerifyRequest {
             proof: b"not a receipt".to_vec(),
             program_id: "ab".repeat(32),
+            program: None,
         };
         assert!(matches!(
             Risc0.verify_file(&request),
@@ -176,6 +177,7 @@ mod tests {
         let request = VerifyRequest {
             proof: vec![],
             program_id: "12".to_owned(),
+            program: None,
         };
         assert!(matches!(
             Risc0.verify_file(&request),

@@ -20,6 +20,7 @@ fn refused(proof: &[u8], image_id: Digest) -> VerifyFailure {
     let request = VerifyRequest {
         proof: proof.to_vec(),
         program_id: hex::encode(image_id),
+        program: None,
     };
     Risc0.verify_file(&request).expect_err("must be refused")
 }

@@ -6,6 +6,7 @@ use prover_backend::protocol::{BackendDescription, Device, DeviceClass, ProofOff
 use prover_backend::{
     Attempt, Backend, Completed, TaskError, Verified, VerifyFailure, VerifyRequest, async_trait,
 };
+use prover_sp1_engine::Checked;
 
 use crate::circuits::{self, Circuit};
 use crate::graph::{self, MemoryScale, task_type};
@@ -98,6 +99,16 @@ impl Sp1 {
     }
 }
 
+impl Sp1 {
+    /// Judges a proof with the verifying key of a program.
+    async fn verify_with(&self, program: &[u8], proof: Vec<u8>) -> Result<Checked, VerifyFailure> {
+        let broke = |error: TaskError| VerifyFailure::bad_input(error.to_string());
+        let key = self.engine.verifying_key(program).await.map_err(broke)?;
+        let judged = self.engine.verify(proof, key).await.map_err(broke)?;
+        judged.map_err(VerifyFailure::refused)
+    }
+}
+
 #[async_trait]
 impl Backend for Sp1 {
     fn describe(&self) -> BackendDescription {
@@ -147,8 +158,11 @@ impl Backend for Sp1 {
             let message = format!("{id:?} is not the hash of a verifying key: it has 64 hexadecimal digits");
             return Err(VerifyFailure::bad_input(message));
         }
-        let checked = prover_sp1_engine::verify_by_id(&request.proof, &id)
-            .map_err(|error| VerifyFailure::refused(format!("{error:#}")))?;
+        let checked = match &request.program {
+            Some(program) => futures::executor::block_on(self.verify_with(program, request.proof.clone()))?,
+            None => prover_sp1_engine::verify_by_id(&request.proof, &id)
+                .map_err(|error| VerifyFailure::refused(format!("{error:#}")))?,
+        };
         Ok(Verified {
             kind: checked.kind.to_owned(),
             public_values: checked.public_values,
