@@ -1,11 +1,12 @@
 //! Real proofs of SP1 through local mode, with processes killed meanwhile. Minutes of all cores each. Those that stand for a
 //! scenario of sp1-cluster's own test suite bear its name; docs/sp1.md says where the others are shown.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use prover_e2e::{Finished, Job, Kill, Manifest, binary, sample_program};
+use prover_e2e::{Finished, Job, Kill, Manifest, await_until, binary, sample_program};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -32,11 +33,6 @@ fn job(name: &str, kind: &str, program: &str, input: &[u8], max_cycles: u64) -> 
 /// The 500th Fibonacci number: two shards, one of the program and one of its memory.
 fn fibonacci(name: &str, kind: &str) -> Job {
     job(name, kind, "fibonacci", &500_u32.to_le_bytes(), 1_000_000)
-}
-
-/// SHA-256 of 10 KiB: four shards and more, of the program, of each precompile and of the memory.
-fn sha2(name: &str, kind: &str) -> Job {
-    job(name, kind, "sha2", &[7; 10_240], 10_000_000)
 }
 
 /// sp1-sdk's own verifier, in a program that has nothing of ours.
@@ -166,20 +162,58 @@ fn retryable_prove_shard() {
 #[test]
 fn a_dead_controller_costs_no_shard_that_was_proved() {
     let _alone = alone();
-    let mut running = sha2("controller", "Core").start();
-    running.await_running("Prove", 2, PROGRESS_LIMIT);
-    let control = running.backends_of("control");
-    Kill::of(&running, control.iter());
+    let mut running = fibonacci("controller", "Core").start();
+    running.await_running("Prove", 1, PROGRESS_LIMIT);
+    Kill::of(&running, running.backends_of("control").iter());
     let done = running.wait().expect_code(0);
-    expect_verified(&done, "controller", "sha2");
+    expect_verified(&done, "controller", "fibonacci");
     let report = done.report();
     assert_eq!(report["replans"], json!(1));
-    let segments = report["execution"]["segments"].as_u64().expect("segments");
     let cached = of_type(&report, "prove-shard")
         .into_iter()
         .filter(|task| task["fromCache"] == json!(true))
         .count();
-    assert!(cached >= 2, "{cached} of {segments} shards came from the cache");
+    assert_eq!(cached, 1, "the shard that was proved: {report:#}");
+    assert_eq!(proved(&report), 2, "{report:#}");
+}
+
+#[test]
+fn a_dead_executor_leaves_neither_processes_nor_shared_memory() {
+    let _alone = alone();
+    // Four cycles for each step: some seconds of execution.
+    let steps = 100_000_000_u64;
+    let mut running = job(
+        "loops",
+        "ExecuteOnly",
+        "loop",
+        &steps.to_le_bytes(),
+        1_000_000_000_000,
+    )
+    .start();
+    let rings = || {
+        let entries = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .filter(|name| name.contains("sp1_"))
+            .collect::<BTreeSet<_>>()
+    };
+    let before = rings();
+    let executor = await_until("the program is executed", SOON, || {
+        let processes = running.processes();
+        processes
+            .into_iter()
+            .find(|process| process.program.starts_with("sp1-native-runner"))
+    });
+    assert!(!running.has_ended());
+    // The agent goes, and what is left has to end by itself.
+    Kill::of(&running, running.agents().iter());
+    await_until("the executor is gone", SOON, || {
+        (!executor.is_alive()).then_some(())
+    });
+    running.signal(Signal::INT);
+    let _ended = running.wait();
+    let left: Vec<_> = rings().difference(&before).cloned().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
