@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Puts the sample programs of SP1 into target/programs/sp1: their ELF files are inside the published crate sp1-gpu-prover.
+# Puts the sample programs of SP1 into target/programs/sp1: their ELF files are inside the published crate sp1-gpu-prover;
+# `permutes`, whose calls of a precompile fill shards of their own, is compiled here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^sp1-prover = { version = "=\([^"]*\)".*/\1/p' worker/backends/sp1/Cargo.toml)
@@ -21,3 +22,7 @@ if [ ! -f "$cache/.complete" ]; then
 fi
 mkdir -p target/programs/sp1
 install -m 0644 "$cache"/*.elf target/programs/sp1/
+clang --target=riscv64-unknown-elf -march=rv64im -mabi=lp64 -mcmodel=medany -std=c11 -O2 -Wall -Wextra -Werror \
+  -ffreestanding -fno-builtin -nostdlib -fuse-ld=lld -Wl,--build-id=none -Wl,-s -Wl,-e,start \
+  -Wl,--image-base=0x78000000 -Wl,-Ttext=0x78010000 \
+  -o target/programs/sp1/permutes.elf config/samples/programs/sp1/permutes/main.c
