@@ -148,6 +148,10 @@ pub(crate) struct Execution {
     pub(crate) exit_code: i64,
     /// RISC Zero's image id, SP1's verifying key hash; hexadecimal.
     pub(crate) program_id: String,
+    /// SP1's prover gas units (PGU); for ExecuteOnly and with spec.reportGas.
+    pub(crate) gas: Option<u64>,
+    /// SHA-256 of what the program made public, where the execution tells it.
+    pub(crate) public_values_sha256: Option<String>,
 }
 
 /// Who verified the proof.
@@ -202,6 +206,8 @@ pub(crate) struct Timing {
     pub(crate) command_seconds: f64,
     /// Total cycles per elapsed second.
     pub(crate) effective_hz: Option<f64>,
+    /// Prover gas units (PGU) per second of elapsedSeconds, where the gas is known.
+    pub(crate) pgu_per_second: Option<f64>,
 }
 
 /// The worker processes.
@@ -346,6 +352,10 @@ impl JobReport {
             total_cycles: execution.total_cycles,
             exit_code: execution.exit_code,
             program_id: execution.program_id.clone(),
+            gas: execution.gas,
+            public_values_sha256: Some(&execution.public_values_sha256)
+                .filter(|hash| !hash.is_empty())
+                .cloned(),
         });
         let tasks: Vec<&TaskView> = view
             .tasks
@@ -367,6 +377,7 @@ impl JobReport {
         self.timing.finished_at = view.finished_at.map(|at| time(at.0));
         self.timing.elapsed_seconds = seconds(view.elapsed);
         self.timing.effective_hz = view.effective_hz;
+        self.timing.pgu_per_second = view.pgu_per_second;
         self.attempts = Attempts {
             total: view.attempts,
             failed: view.failed_attempts,

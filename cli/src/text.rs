@@ -72,12 +72,16 @@ fn render_types(text: &mut String, report: &JobReport) {
 fn render_facts(text: &mut String, report: &JobReport) {
     let mut facts: Vec<(&str, String)> = vec![("Job", job_line(report))];
     if let Some(execution) = &report.execution {
-        facts.push((
-            "Segments",
-            format!("{} (segmentPo2 {})", execution.segments, execution.segment_po2),
-        ));
+        let size = match execution.segment_po2 {
+            0 => String::new(),
+            po2 => format!(" (segmentPo2 {po2})"),
+        };
+        facts.push(("Segments", format!("{}{size}", execution.segments)));
         facts.push(("User cycles", grouped(execution.user_cycles)));
         facts.push(("Total cycles", grouped(execution.total_cycles)));
+        if let Some(gas) = execution.gas {
+            facts.push(("Gas", format!("{} PGU", grouped(gas))));
+        }
         facts.push(("Program id", execution.program_id.clone()));
     }
     if report.timing.started_at.is_some() {
@@ -85,6 +89,9 @@ fn render_facts(text: &mut String, report: &JobReport) {
     }
     if let Some(hertz) = report.timing.effective_hz {
         facts.push(("Effective", format!("{} Hz", grouped(hertz.round() as u64))));
+    }
+    if let Some(rate) = report.timing.pgu_per_second {
+        facts.push(("Gas per second", format!("{} PGU/s", grouped(rate.round() as u64))));
     }
     if report.attempts.total > 0 {
         let mut attempts = format!("{} ({} failed)", report.attempts.total, report.attempts.failed);

@@ -42,6 +42,13 @@ use crate::source::{Assumption, Input, Program, is_false};
         priority = 1
     ),
     printcolumn(
+        name = "PGU/s",
+        type_ = "integer",
+        json_path = ".status.pguPerSecond",
+        description = "SP1's prover gas units per second of the whole job",
+        priority = 1
+    ),
+    printcolumn(
         name = "Cluster",
         type_ = "string",
         json_path = ".spec.clusterRef.name",
@@ -60,6 +67,7 @@ use crate::source::{Assumption, Input, Program, is_false};
 #[x_kube(validation = rules::MAX_CYCLES_NOT_FOR_COMMAND)]
 #[x_kube(validation = rules::ASSUMPTIONS_ONLY_FOR_RISC0)]
 #[x_kube(validation = rules::STDIN_ONLY_FOR_SP1)]
+#[x_kube(validation = rules::GAS_ONLY_FOR_SP1)]
 #[x_kube(validation = rules::CANCEL_IS_FINAL)]
 #[x_kube(validation = rules::PROGRAM_IS_IMMUTABLE)]
 #[x_kube(validation = rules::PROOF_IS_IMMUTABLE)]
@@ -68,6 +76,7 @@ use crate::source::{Assumption, Input, Program, is_false};
 #[x_kube(validation = rules::ASSUMPTIONS_ARE_IMMUTABLE)]
 #[x_kube(validation = rules::MAX_CYCLES_IS_IMMUTABLE)]
 #[x_kube(validation = rules::SEGMENT_PO2_IS_IMMUTABLE)]
+#[x_kube(validation = rules::REPORT_GAS_IS_IMMUTABLE)]
 #[x_kube(validation = rules::RETRY_LIMIT_IS_IMMUTABLE)]
 #[x_kube(validation = rules::MANAGED_BY_IS_IMMUTABLE)]
 pub struct ProofJobSpec {
@@ -106,6 +115,10 @@ pub struct ProofJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 13, max = 24))]
     pub segment_po2: Option<i32>,
+    /// Reports the prover gas units (PGU) of an SP1 proof too. It costs another execution of the program, in the control
+    /// lane beside the proof; `ExecuteOnly` always has them. Immutable.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub report_gas: bool,
     /// Workers that may run this job's device tasks at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20_000))]
@@ -366,6 +379,10 @@ pub struct ProofJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub effective_hz: Option<i64>,
+    /// Prover gas units (PGU) divided by the elapsed seconds from start to end, where the gas is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub pgu_per_second: Option<i64>,
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<JobUsage>,
@@ -482,6 +499,14 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -4_294_967_296_i64, max = 4_294_967_296_i64))]
     pub exit_code: Option<i64>,
+    /// SP1's prover gas units (PGU), which measure the work of proving. For `ExecuteOnly`, and with `spec.reportGas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub gas: Option<i64>,
+    /// SHA-256 of what the program made public, hexadecimal, where the execution tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 64, max = 64), regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub public_values_sha256: Option<String>,
 }
 
 /// What a job used. Time and energy of a device are divided among the attempts that overlap on it.

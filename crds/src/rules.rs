@@ -81,10 +81,20 @@ pub const STDIN_ONLY_FOR_SP1: RuleText = (
     "!has(self.input) || !has(self.input.format) || self.input.format != 'Stdin' || self.proof.system == 'sp1'",
     "input.format Stdin is SP1's own format: use Raw or Frames",
 );
+/// Gas is SP1's measure.
+pub const GAS_ONLY_FOR_SP1: RuleText = (
+    "!has(self.reportGas) || !self.reportGas || self.proof.system == 'sp1'",
+    "reportGas is for sp1, whose measure gas is: leave it out",
+);
 /// A cancelled job stays cancelled.
 pub const CANCEL_IS_FINAL: RuleText = (
     "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
     "cancel can't be taken back: create another ProofJob",
+);
+/// The execution that tells it belongs to the plan.
+pub const REPORT_GAS_IS_IMMUTABLE: RuleText = (
+    "(has(self.reportGas) && self.reportGas) == (has(oldSelf.reportGas) && oldSelf.reportGas)",
+    "reportGas is immutable: create another ProofJob to have the gas reported",
 );
 /// The program belongs to what is proved.
 pub const PROGRAM_IS_IMMUTABLE: RuleText = (

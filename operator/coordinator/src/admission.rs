@@ -64,6 +64,8 @@ pub struct JobRequest {
     pub(crate) max_cycles: u64,
     pub(crate) segment_po2: u32,
     pub(crate) program_id: String,
+    /// The report shall have the gas.
+    pub(crate) report_gas: bool,
 }
 
 /// What the workers of a backend have, as far as a planner must know it.
@@ -302,6 +304,7 @@ fn request(
             .map_or(0, |cycles| u64::try_from(cycles).unwrap_or(0)),
         segment_po2: spec.segment_po2.map_or(0, |po2| u32::try_from(po2).unwrap_or(0)),
         program_id: spec.program.program_id.clone().unwrap_or_default(),
+        report_gas: spec.report_gas || spec.proof.kind == ProofKind::ExecuteOnly,
     }
 }
 
@@ -367,6 +370,7 @@ impl JobRequest {
             max_cycles: taken.max_cycles,
             segment_po2: taken.segment_po2,
             program_id: taken.program_id.clone(),
+            report_gas: taken.report_gas,
         })
     }
 
@@ -446,6 +450,7 @@ impl JobRequest {
             max_in_flight: in_flight,
             execute_only: self.execute_only,
             expected_program_id: self.program_id.clone(),
+            report_gas: self.report_gas,
         }
         .encode_to_vec()
     }

@@ -349,6 +349,8 @@ pub(crate) fn execution_report(report: backend::ExecutionReport) -> ExecutionRep
         program_id: report.program_id,
         exit_code: report.exit_code,
         segment_po2: report.segment_po2,
+        gas: report.gas,
+        public_values_sha256: report.public_values_sha256,
     }
 }
 
@@ -361,6 +363,8 @@ pub(crate) fn told_execution(report: &ExecutionReport) -> backend::ExecutionRepo
         program_id: report.program_id.clone(),
         exit_code: report.exit_code,
         segment_po2: report.segment_po2,
+        gas: report.gas,
+        public_values_sha256: report.public_values_sha256.clone(),
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn early_view(
         finished_at: None,
         elapsed: Duration::ZERO,
         effective_hz: None,
+        pgu_per_second: None,
         device_seconds: 0.0,
         energy_joules: 0.0,
         attempts: 0,
@@ -303,9 +304,14 @@ impl JobRecord {
             .as_ref()
             .map(|execution| execution.total_cycles)
             .filter(|cycles| *cycles > 0);
-        let effective_hz = cycles
-            .filter(|_| words.phase == Phase::Succeeded && !elapsed.is_zero())
-            .map(|cycles| cycles as f64 / elapsed.as_secs_f64());
+        let timed = words.phase == Phase::Succeeded && !elapsed.is_zero();
+        let per_second = |amount: u64| amount as f64 / elapsed.as_secs_f64();
+        let effective_hz = cycles.filter(|_| timed).map(per_second);
+        // What only executes proves nothing at any speed.
+        let gas = self.execution.as_ref().and_then(|execution| execution.gas);
+        let pgu_per_second = gas
+            .filter(|_| timed && !self.request.execute_only)
+            .map(per_second);
         Some(JobView {
             id: Some(self.job),
             phase: words.phase,
@@ -325,6 +331,7 @@ impl JobRecord {
             finished_at: told.finished_at,
             elapsed,
             effective_hz,
+            pgu_per_second,
             device_seconds: seconds(told.device_time),
             energy_joules: told.energy_millijoules as f64 / 1_000.0,
             // What was fetched ahead and given back is no attempt: the core does not count it.

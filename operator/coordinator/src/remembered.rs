@@ -106,6 +106,9 @@ pub struct JobTaken {
     /// What the backend said of itself, encoded.
     #[prost(bytes = "vec", tag = "14")]
     pub backend: Vec<u8>,
+    /// The report shall have the gas.
+    #[prost(bool, tag = "15")]
+    pub report_gas: bool,
 }
 
 /// What a job's attempts took.
@@ -307,6 +310,7 @@ impl JobRequest {
             segment_po2: self.segment_po2,
             program_id: self.program_id.clone(),
             backend,
+            report_gas: self.report_gas,
         }
     }
 }

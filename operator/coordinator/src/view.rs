@@ -87,6 +87,8 @@ pub struct JobView {
     pub elapsed: Duration,
     /// Total cycles per second of `elapsed`; of finished jobs whose cycles are known.
     pub effective_hz: Option<f64>,
+    /// Prover gas units per second of `elapsed`; of proofs that are finished and whose gas is known.
+    pub pgu_per_second: Option<f64>,
     /// Time on devices of all its attempts as the backend measured it.
     pub device_seconds: f64,
     /// Energy of all its attempts in joules; 0 where unknown.
@@ -212,6 +214,10 @@ pub struct ExecutionReport {
     pub exit_code: i64,
     /// Power of two of the cycles per segment.
     pub segment_po2: u32,
+    /// SP1's prover gas units (PGU); none where nobody computed them.
+    pub gas: Option<u64>,
+    /// SHA-256 of what the program made public, hexadecimal; empty where it is not known.
+    pub public_values_sha256: String,
 }
 
 /// What the verifying task found.

@@ -71,6 +71,9 @@ async fn a_job_of_two_workers_runs_to_its_verified_proof() {
         view.device_seconds > 0.0 && view.effective_hz.is_some(),
         "{view:?}"
     );
+    assert_eq!(execution.gas, Some(300_000));
+    assert_eq!(execution.public_values_sha256, "cd".repeat(32));
+    assert!(view.pgu_per_second > view.effective_hz, "{view:?}");
     assert!(
         view.started_at.unwrap() >= view.submitted_at
             && view.finished_at.unwrap() >= view.started_at.unwrap()
@@ -132,6 +135,7 @@ async fn the_planner_is_told_its_job_and_its_sources() {
         ("proof", "public-values")
     );
     assert_eq!(plan.smallest_worker_memory_bytes, 16 << 30);
+    assert!(!plan.report_gas, "it costs another execution, and nobody asked for it");
     assert!(plan.max_in_flight >= 1 && !plan.execute_only);
 }
 

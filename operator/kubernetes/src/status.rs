@@ -262,6 +262,7 @@ fn taken(status: &mut ProofJobStatus, surroundings: &Surroundings<'_>, now: &Tim
     status.completion_time = Some(ended.clone());
     status.active_milliseconds = view.started_at.map(|_| count(view.active.as_millis()));
     status.effective_hz = view.effective_hz.map(|hertz| hertz.max(0.0) as i64);
+    status.pgu_per_second = view.pgu_per_second.map(|rate| rate.max(0.0) as i64);
     // The condition changed when the job ended, which may be a little before it is looked at.
     set_ended(
         status,
@@ -394,7 +395,17 @@ fn execution(view: &JobView) -> Option<Execution> {
             .contains(&told.segment_po2)
             .then(|| i32::try_from(told.segment_po2).unwrap_or(64)),
         exit_code: Some(told.exit_code.clamp(-(1 << 32), 1 << 32)),
+        gas: told.gas.map(count),
+        public_values_sha256: is_sha256(&told.public_values_sha256).then(|| told.public_values_sha256.clone()),
     })
+}
+
+/// Whether the schema takes it: backends are programs of others.
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn stored(binding: &Binding, store: &str) -> StoredArtifact {

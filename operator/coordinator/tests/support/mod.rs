@@ -560,6 +560,8 @@ pub(crate) fn mk_success(assign: &wire::Assign) -> wire::AttemptSucceeded {
         program_id: "ab".repeat(32),
         exit_code: 0,
         segment_po2: 16,
+        gas: Some(300_000),
+        public_values_sha256: "cd".repeat(32),
     };
     let proof = backend::ProofReport {
         proof: "proof".to_owned(),

@@ -29,6 +29,8 @@ fn mk_view(phase: ViewPhase) -> JobView {
             program_id: "ab".repeat(32),
             exit_code: 0,
             segment_po2: 16,
+            gas: None,
+            public_values_sha256: String::new(),
         }),
         proof: None,
         public_values: None,
@@ -39,6 +41,7 @@ fn mk_view(phase: ViewPhase) -> JobView {
         finished_at: None,
         elapsed: Duration::from_secs(20),
         effective_hz: None,
+        pgu_per_second: None,
         device_seconds: 12.5,
         energy_joules: 0.0,
         attempts: 5,
@@ -241,6 +244,27 @@ fn a_success_tells_where_the_proof_is_and_what_it_cost() {
     assert_eq!(status.start_time, Some(at(10)));
     assert_eq!(status.completion_time, Some(at(30)));
     assert_eq!(status.execution.unwrap().segment_po2, Some(16));
+}
+
+#[test]
+fn gas_and_hash_of_the_public_values_are_there_where_the_prover_told_them() {
+    let execution = of_view(mk_succeeded()).execution.unwrap();
+    assert_eq!((execution.gas, execution.public_values_sha256), (None, None));
+
+    let mut view = mk_succeeded();
+    view.pgu_per_second = Some(15.9);
+    let told = view.execution.as_mut().unwrap();
+    told.gas = Some(318);
+    told.public_values_sha256 = "0a".repeat(32);
+    let status = of_view(view.clone());
+    let execution = status.execution.unwrap();
+    assert_eq!(execution.gas, Some(318));
+    assert_eq!(execution.public_values_sha256, Some("0a".repeat(32)));
+    assert_eq!(status.pgu_per_second, Some(15));
+
+    // The schema would refuse the whole status for it.
+    view.execution.as_mut().unwrap().public_values_sha256 = "0A".repeat(32);
+    assert_eq!(of_view(view).execution.unwrap().public_values_sha256, None);
 }
 
 #[test]

@@ -267,6 +267,7 @@ impl Session {
             program_id: "ab".repeat(32),
             exit_code: 0,
             segment_po2: 16,
+            ..backend::ExecutionReport::default()
         };
         let proof = backend::ProofReport {
             proof: "proof".to_owned(),

@@ -188,6 +188,7 @@ impl Planner {
             program_id: self.program_id.clone(),
             exit_code: 0,
             segment_po2: SEGMENT_PO2.saturating_sub(self.reduction),
+            ..ExecutionReport::default()
         }
     }
 }
