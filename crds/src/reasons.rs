@@ -23,6 +23,8 @@ reasons! {
     NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed";
     /// No backend of the ProverCluster makes such a proof.
     PROOF_NOT_OFFERED = "ProofNotOffered";
+    /// No worker has the circuits that such a proof needs, whole and readable; the message says what is missing where.
+    CIRCUITS_MISSING = "CircuitsMissing";
     /// The namespace or the ProverCluster has as many unfinished jobs as it may.
     TOO_MANY_JOBS = "TooManyJobs";
     /// The job's priority is higher than its namespace may use.

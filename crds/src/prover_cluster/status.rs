@@ -75,6 +75,14 @@ pub struct WorkerGroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub deployment: Option<String>,
+    /// Kinds of proof that its connected workers make, such as `sp1/Core`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 257)), extend("x-kubernetes-list-type" = "set"))]
+    pub proofs: Vec<String>,
+    /// Kinds of proof that they would make, but for what is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub withheld_proofs: Vec<WithheldProof>,
     /// Why it has fewer workers than wanted, in one documented word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -83,6 +91,29 @@ pub struct WorkerGroupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
+}
+
+/// A kind of proof that workers would make, but for what is missing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WithheldProof {
+    /// The proof system, such as `sp1`.
+    #[schemars(length(min = 1, max = 128))]
+    pub system: String,
+    /// The kind of proof, such as `Groth16`.
+    #[schemars(length(min = 1, max = 128))]
+    pub kind: String,
+    /// In one word, such as `CircuitsMissing`.
+    #[schemars(length(min = 1, max = 64))]
+    pub reason: String,
+    /// What is missing, and where.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// How many workers say so.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub workers: i64,
 }
 
 /// What waits and what runs.

@@ -29,6 +29,23 @@ fn task_of<'a>(report: &'a Value, request_id: &str) -> &'a Value {
 }
 
 #[test]
+fn a_proof_that_misses_something_fails_at_once_with_what_is_missing() {
+    let withheld = "CircuitsMissing: the circuits at /circuits are incomplete: .complete is missing";
+    let done = Job::new(Model::new(2).manifest("withheld").text())
+        .environment("PROVER_EMULATED_WITHHELD", withheld)
+        .run()
+        .expect_code(1);
+    let report = done.report();
+    assert_eq!(report["reason"], "CircuitsMissing");
+    let message = report["message"].as_str().unwrap();
+    assert!(message.contains(".complete is missing"), "{message}");
+    assert!(
+        report["timing"]["commandSeconds"].as_f64().unwrap() < 10.0,
+        "{report}"
+    );
+}
+
+#[test]
 fn a_killed_backend_costs_only_what_it_was_running() {
     let mut running = mk_slow_job("kill-backend").start();
     running.await_done("Prove", 3, PROGRESS_LIMIT);

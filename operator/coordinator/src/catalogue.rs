@@ -98,6 +98,14 @@ impl Backend {
         Backend::from_wire(&description).ok()
     }
 
+    /// Why it does not offer a kind of proof that it would make.
+    pub(crate) fn withheld(&self, system: &str, kind: &str) -> Option<&protocol::WithheldProof> {
+        self.description
+            .withheld
+            .iter()
+            .find(|withheld| withheld.system == system && withheld.kind == kind)
+    }
+
     /// What it offers for a proof.
     pub(crate) fn offer(&self, system: &str, kind: &str) -> Option<&Offer> {
         self.offers
@@ -200,6 +208,8 @@ pub(crate) enum Choice {
     Backend(Arc<Backend>),
     /// No connected backend makes proofs of the system: wait.
     NobodyYet,
+    /// Nobody makes it, and this one would but for what it says.
+    Withheld(Arc<Backend>),
     /// This one makes proofs of the system, but not of the kind.
     KindNotOffered(Arc<Backend>),
 }
@@ -263,6 +273,10 @@ impl Catalogue {
         {
             return Choice::Backend(Arc::clone(&entry.backend));
         }
+        let withholding = |entry: &&Entry| entry.backend.withheld(system, kind).is_some();
+        if let Some(entry) = self.entries.values().find(withholding) {
+            return Choice::Withheld(Arc::clone(&entry.backend));
+        }
         match self.entries.values().find(|entry| entry.backend.makes(system)) {
             Some(entry) => Choice::KindNotOffered(Arc::clone(&entry.backend)),
             None => Choice::NobodyYet,
@@ -307,6 +321,7 @@ mod tests {
             ],
             hang_after_ms: 0,
             emulated: false,
+            withheld: Vec::new(),
         }
     }
 

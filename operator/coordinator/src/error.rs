@@ -127,6 +127,25 @@ pub enum AdmissionError {
         /// What may be asked for.
         offered: String,
     },
+    /// A backend of the proof system is there and would make such a proof, but misses something.
+    #[error(
+        "no worker makes {system} proofs of kind {kind}. Backend {backend} {version} says: {message}. Repair that and create \
+         the job again"
+    )]
+    Withheld {
+        /// Name of the backend.
+        backend: String,
+        /// Its version.
+        version: String,
+        /// As asked for.
+        system: String,
+        /// As asked for.
+        kind: String,
+        /// Its word for it.
+        reason: String,
+        /// Its words: what is missing, and where.
+        message: String,
+    },
     /// Program, input or an assumption can't be had.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -166,6 +185,7 @@ impl AdmissionError {
             AdmissionError::InvalidSpec { .. } => "invalid_spec",
             AdmissionError::NotSupported { .. } => "not_supported",
             AdmissionError::KindNotOffered { .. } => "kind_not_offered",
+            AdmissionError::Withheld { .. } => "withheld",
             AdmissionError::Source(error) => error.category(),
             AdmissionError::Program(error) => error.category(),
             AdmissionError::Refused { .. } => "refused",
@@ -178,11 +198,12 @@ impl AdmissionError {
 
     /// Short CamelCase word for the job's condition.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             AdmissionError::InvalidSpec { .. } => "InvalidSpec",
             AdmissionError::NotSupported { .. } => "NotSupported",
             AdmissionError::KindNotOffered { .. } => "KindNotOffered",
+            AdmissionError::Withheld { reason, .. } => reason,
             AdmissionError::Source(error) => error.reason(),
             AdmissionError::Program(error) => error.reason(),
             AdmissionError::Refused { .. } => "Refused",
@@ -202,7 +223,8 @@ impl AdmissionError {
             | AdmissionError::KindNotOffered { .. }
             | AdmissionError::Program(_) => true,
             AdmissionError::Source(error) => error.bad_input(),
-            AdmissionError::Refused { .. }
+            AdmissionError::Withheld { .. }
+            | AdmissionError::Refused { .. }
             | AdmissionError::TooManyJobs { .. }
             | AdmissionError::NotLeader
             | AdmissionError::LogUnavailable

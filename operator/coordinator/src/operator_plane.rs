@@ -20,7 +20,7 @@ use crate::command::Command;
 use crate::role::Standing;
 use crate::sign_in::SignIn;
 use crate::store_watch::StoreState;
-use crate::view::{ClassDepth, ClusterView, WorkerView};
+use crate::view::{ClassDepth, ClusterView, GroupProofs, WorkerView};
 
 /// Time between two states where the operator does not say.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -172,6 +172,23 @@ fn state(view: &ClusterView, store: StoreState, now: Timestamp) -> wire::Cluster
         store_ready: Some(store.ready),
         store_reason: store.reason.to_owned(),
         store_message: store.message,
+        proofs: view.proofs.iter().map(proofs).collect(),
+    }
+}
+
+fn proofs(told: &GroupProofs) -> wire::GroupProofs {
+    let withheld = told.withheld.iter().map(|told| wire::WithheldProof {
+        system: told.system.clone(),
+        kind: told.kind.clone(),
+        reason: told.reason.clone(),
+        message: told.message.clone(),
+        workers: u32::try_from(told.workers).unwrap_or(u32::MAX),
+    });
+    let offered = told.offered.iter();
+    wire::GroupProofs {
+        group: told.group.to_string(),
+        offered: offered.map(|(system, kind)| format!("{system}/{kind}")).collect(),
+        withheld: withheld.collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a coordinator shows of its jobs and workers: snapshots that are made a few times per second at most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -312,6 +312,8 @@ pub struct ClusterView {
     pub queue_depth: QueueDepth,
     /// Work per worker group, by name.
     pub groups: Vec<GroupDepth>,
+    /// What the connected workers of each group make, by name.
+    pub proofs: Vec<GroupProofs>,
     /// Backend versions that unfinished jobs are pinned to.
     pub pinned_backends: Vec<BackendVersion>,
 }
@@ -325,6 +327,32 @@ pub struct GroupDepth {
     pub work: ClassDepth,
     /// Jobs that wait for a worker, which this group could bring.
     pub jobs_without_worker: u64,
+}
+
+/// What the connected workers of a group make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupProofs {
+    /// Name of the group.
+    pub group: Arc<str>,
+    /// Systems and kinds of proof that some of them make, in order.
+    pub offered: BTreeSet<(String, String)>,
+    /// Kinds of proof that some of them would make, but for what is missing, in order.
+    pub withheld: Vec<WithheldProof>,
+}
+
+/// A kind of proof that workers would make, but for what is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithheldProof {
+    /// Such as `sp1`.
+    pub system: String,
+    /// Such as `Groth16`.
+    pub kind: String,
+    /// Short CamelCase word.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// How many workers say so.
+    pub workers: usize,
 }
 
 /// What the workers of a group will offer, known before the first of them comes.

@@ -184,6 +184,61 @@ async fn a_waiting_job_fails_when_the_backend_that_comes_does_not_make_its_kind(
     );
 }
 
+/// A worker whose backend would make Groth16 proofs, but for what it says.
+fn mk_withholding_hello() -> wire::WorkerHello {
+    let mut description = mk_description("risc0", "Succinct", false);
+    description.withheld = vec![prover_backend::protocol::WithheldProof {
+        system: "risc0".to_owned(),
+        kind: "Groth16".to_owned(),
+        reason: "CircuitsMissing".to_owned(),
+        message: "the circuits at /circuits are incomplete: .complete is missing".to_owned(),
+    }];
+    mk_hello("worker", &description)
+}
+
+#[tokio::test]
+async fn a_kind_that_is_withheld_is_refused_with_what_is_missing_and_the_workers_are_shown_with_it() {
+    let fixture = mk_fixture().await;
+    let _worker = FakeWorker::connect_as(&fixture, mk_withholding_hello()).await;
+    let error = fixture
+        .refuse(mk_job_of("wrap", ProofSystem::Risc0, ProofKind::Groth16))
+        .await;
+    assert_eq!((error.reason(), error.bad_input()), ("CircuitsMissing", false));
+    assert!(
+        error.to_string().contains("/circuits are incomplete: .complete is missing"),
+        "{error}"
+    );
+    let mut cluster = fixture.coordinator.watch_cluster();
+    let view = cluster.wait_for(|view| !view.proofs.is_empty()).await.unwrap().clone();
+    let [group] = view.proofs.as_slice() else {
+        panic!("{view:?}")
+    };
+    assert_eq!(&*group.group, "test");
+    assert_eq!(
+        group.offered.iter().collect::<Vec<_>>(),
+        [&("risc0".to_owned(), "Succinct".to_owned())]
+    );
+    let [withheld] = group.withheld.as_slice() else {
+        panic!("{group:?}")
+    };
+    assert_eq!((withheld.kind.as_str(), withheld.workers), ("Groth16", 1));
+}
+
+#[tokio::test]
+async fn a_waiting_job_fails_with_what_is_missing_once_a_backend_says_so() {
+    let fixture = mk_fixture().await;
+    let job = fixture
+        .submit(mk_job_of("wrap", ProofSystem::Risc0, ProofKind::Groth16))
+        .await;
+    let _worker = FakeWorker::connect_as(&fixture, mk_withholding_hello()).await;
+    let view = finished(&job).await;
+    assert_eq!(
+        (view.phase, &*view.reason, view.bad_input),
+        (Phase::Failed, "CircuitsMissing", false)
+    );
+    assert!(view.message.contains(".complete is missing"), "{}", view.message);
+}
+
 #[tokio::test]
 async fn a_waiting_job_can_be_cancelled() {
     let fixture = mk_fixture().await;

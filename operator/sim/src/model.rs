@@ -391,6 +391,7 @@ pub(crate) fn description(attempts_at_once: u32) -> BackendDescription {
         ],
         hang_after_ms: 0,
         emulated: false,
+        withheld: Vec::new(),
     }
 }
 

@@ -24,10 +24,13 @@ pub const MAX_FAILURE_MESSAGE_BYTES: usize = 8 * 1024;
 /// Longest reason of a failure, in bytes.
 pub const MAX_REASON_BYTES: usize = 64;
 
+/// Longest message about a kind of proof that is not offered, in bytes.
+pub const MAX_WITHHELD_MESSAGE_BYTES: usize = 1024;
+
 /// Most inputs, outputs or dependencies of one task.
 pub const MAX_TASK_ARTIFACTS: usize = 4096;
 
-/// Most task types and most proof offers of one backend.
+/// Most task types, proof offers and kinds of proof that are not offered, of one backend.
 pub const MAX_DECLARATIONS: usize = 64;
 
 /// Most attempts in device slots of one backend process.

@@ -8,7 +8,8 @@ use prost::Message;
 
 use crate::limits::{
     MAX_ATTEMPTS_AT_ONCE, MAX_CACHE_KEY_BYTES, MAX_DECLARATIONS, MAX_FAILURE_MESSAGE_BYTES, MAX_NAME_BYTES,
-    MAX_OPAQUE_BYTES, MAX_REASON_BYTES, MAX_SUBMISSION_BYTES, MAX_TASK_ARTIFACTS, MIN_HANG_AFTER,
+    MAX_OPAQUE_BYTES, MAX_REASON_BYTES, MAX_SUBMISSION_BYTES, MAX_TASK_ARTIFACTS, MAX_WITHHELD_MESSAGE_BYTES,
+    MIN_HANG_AFTER,
 };
 use crate::protocol::{
     AttemptCompleted, AttemptFailed, BackendDescription, DeviceClass, FailureClass, Lane, OutputFile,
@@ -263,7 +264,48 @@ pub fn description(description: &BackendDescription) -> Result<(), ValidationErr
             });
         }
     }
-    offers(description)
+    offers(description)?;
+    withheld(description)
+}
+
+fn withheld(description: &BackendDescription) -> Result<(), ValidationError> {
+    count_at_most(
+        "kinds of proof that are not offered",
+        description.withheld.len(),
+        MAX_DECLARATIONS,
+    )?;
+    let offered = description
+        .proofs
+        .iter()
+        .map(|offer| format!("{} {}", offer.system, offer.kind));
+    let withheld = description
+        .withheld
+        .iter()
+        .map(|proof| format!("{} {}", proof.system, proof.kind));
+    let kinds: Vec<String> = offered.chain(withheld).collect();
+    unique("kind of proof", kinds.iter().map(String::as_str))?;
+    for proof in &description.withheld {
+        name("proof system", &proof.system)?;
+        name("proof kind", &proof.kind)?;
+        if !is_reason(&proof.reason) {
+            return Err(ValidationError::Value {
+                what: "reason why a proof is not offered",
+                value: format!("{:?}", proof.reason),
+                rule: "it must be a CamelCase word of at most 64 letters and digits",
+            });
+        }
+        if proof.message.is_empty() {
+            return Err(ValidationError::Missing {
+                what: "message why a proof is not offered",
+            });
+        }
+        at_most(
+            "message why a proof is not offered",
+            proof.message.len(),
+            MAX_WITHHELD_MESSAGE_BYTES,
+        )?;
+    }
+    Ok(())
 }
 
 fn offers(description: &BackendDescription) -> Result<(), ValidationError> {

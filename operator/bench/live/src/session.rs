@@ -228,6 +228,7 @@ fn description() -> backend::BackendDescription {
         ],
         hang_after_ms: 0,
         emulated: true,
+        withheld: Vec::new(),
     }
 }
 

@@ -89,6 +89,10 @@ impl Engine {
                 self.delete_all(&request);
                 return Err(kind_not_offered(&request, &backend));
             }
+            Choice::Withheld(backend) => {
+                self.delete_all(&request);
+                return Err(withheld(&request, &backend));
+            }
             Choice::NobodyYet => self.wait_for_backend(request, now, sender),
         }
         Ok(receiver)
@@ -200,6 +204,7 @@ impl Engine {
                     self.admit(request, &backend, sender).err()
                 }
                 Choice::KindNotOffered(backend) => Some(kind_not_offered(&waiting.request, &backend)),
+                Choice::Withheld(backend) => Some(withheld(&waiting.request, &backend)),
                 Choice::NobodyYet => None,
             };
             if let Some(error) = error {
@@ -365,6 +370,21 @@ fn kind_not_offered(request: &JobRequest, backend: &Backend) -> AdmissionError {
         system: request.system.to_string(),
         kind: request.kind.to_string(),
         offered: backend.kinds(&request.system),
+    }
+}
+
+fn withheld(request: &JobRequest, backend: &Backend) -> AdmissionError {
+    let told = backend
+        .withheld(&request.system, &request.kind)
+        .cloned()
+        .unwrap_or_default();
+    AdmissionError::Withheld {
+        backend: backend.version.name.to_string(),
+        version: backend.version.version.to_string(),
+        system: request.system.to_string(),
+        kind: request.kind.to_string(),
+        reason: told.reason,
+        message: told.message,
     }
 }
 

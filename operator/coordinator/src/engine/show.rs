@@ -1,12 +1,14 @@
 //! Making views when they are due.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use prover_core::{DeviceClass, Milliseconds, Timestamp};
+use prover_core::{BackendVersion, DeviceClass, Milliseconds, Timestamp};
 
 use super::Engine;
+use crate::catalogue::Backend;
 use crate::record::duration;
-use crate::view::{ClusterView, Phase, QueueDepth, WorkerView};
+use crate::view::{ClusterView, GroupProofs, Phase, QueueDepth, WithheldProof, WorkerView};
 
 /// Shortest time between two views of workers and queue.
 pub(super) const CLUSTER_INTERVAL: Milliseconds = Milliseconds(200);
@@ -73,8 +75,38 @@ impl Engine {
             workers,
             queue_depth: self.queue_depth(),
             groups: self.group_depths(),
+            proofs: self.group_proofs(),
             pinned_backends: self.pinned_backends(),
         }
+    }
+
+    /// Workers of one group mostly run one backend, so that little is said of many.
+    fn group_proofs(&self) -> Vec<GroupProofs> {
+        let mut backends: BTreeMap<(&Arc<str>, &BackendVersion), (&Backend, usize)> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| worker.session.is_some()) {
+            let key = (&worker.spec.group, &worker.backend.version);
+            backends.entry(key).or_insert((&worker.backend, 0)).1 += 1;
+        }
+        let mut groups: BTreeMap<&Arc<str>, GroupProofs> = BTreeMap::new();
+        for ((group, _), (backend, workers)) in backends {
+            let proofs = groups.entry(group).or_insert_with(|| GroupProofs {
+                group: group.clone(),
+                ..GroupProofs::default()
+            });
+            let offered = backend.offers.iter();
+            proofs
+                .offered
+                .extend(offered.map(|offer| (offer.system.clone(), offer.kind.clone())));
+            let withheld = backend.description.withheld.iter();
+            proofs.withheld.extend(withheld.map(|told| WithheldProof {
+                system: told.system.clone(),
+                kind: told.kind.clone(),
+                reason: told.reason.clone(),
+                message: told.message.clone(),
+                workers,
+            }));
+        }
+        groups.into_values().collect()
     }
 
     fn queue_depth(&self) -> QueueDepth {

@@ -207,6 +207,7 @@ pub(crate) fn mk_description(system: &str, kind: &str, emulated: bool) -> backen
         ],
         hang_after_ms: 0,
         emulated,
+        withheld: Vec::new(),
     }
 }
 

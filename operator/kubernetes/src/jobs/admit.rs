@@ -95,6 +95,10 @@ fn consequence(error: &AdmitError) -> Consequence {
             fail(reasons::INVALID_SPEC, false)
         }
         AdmissionError::KindNotOffered { .. } => fail(reasons::PROOF_NOT_OFFERED, false),
+        AdmissionError::Withheld { .. } if !prover_crds::conditions::is_reason(error.reason()) => {
+            fail(reasons::PROOF_NOT_OFFERED, false)
+        }
+        AdmissionError::Withheld { .. } => fail(error.reason(), false),
         AdmissionError::Refused { .. } => fail(reasons::OTHER_FAILURE, true),
         AdmissionError::Source(_) | AdmissionError::Program(_) => fail(error.reason(), true),
     }

@@ -152,6 +152,7 @@ fn mk_description() -> backend::BackendDescription {
         ],
         hang_after_ms: 0,
         emulated: true,
+        withheld: Vec::new(),
     }
 }
 

@@ -40,6 +40,7 @@ impl Backend for TestBackend {
             task_types: vec![task_type("work", Lane::Device), task_type("plan", Lane::Control)],
             hang_after_ms: u64::from(number("TEST_HANG_AFTER_MS", 0)),
             emulated: true,
+            withheld: Vec::new(),
             ..BackendDescription::default()
         }
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::{InputFile, ProofOffer, ProofReport};
+use crate::protocol::{InputFile, ProofOffer, ProofReport, WithheldProof};
 
 fn mk_description() -> BackendDescription {
     let resources = Resources {
@@ -32,6 +32,12 @@ fn mk_description() -> BackendDescription {
             task_type("work", Lane::Device, false),
             task_type("verify", Lane::Device, true),
         ],
+        withheld: vec![WithheldProof {
+            system: "good".to_owned(),
+            kind: "Other".to_owned(),
+            reason: "CircuitsMissing".to_owned(),
+            message: "there are no circuits at /circuits".to_owned(),
+        }],
         ..BackendDescription::default()
     }
 }
@@ -118,6 +124,20 @@ fn each_fault_of_a_description_is_refused() {
                 bad.proofs[0].parent_chain[0].device_class = 0;
             }),
             ("FieldMissing", |bad| bad.proofs[0].largest_leaf = None),
+            ("TooMany", |bad| {
+                bad.withheld = vec![bad.withheld[0].clone(); 65];
+            }),
+            ("Repeated", |bad| bad.withheld.push(bad.withheld[0].clone())),
+            ("Repeated", |bad| {
+                bad.withheld[0].system.clone_from(&bad.proofs[0].system);
+                bad.withheld[0].kind.clone_from(&bad.proofs[0].kind);
+            }),
+            ("InvalidName", |bad| bad.withheld[0].kind.clear()),
+            ("InvalidValue", |bad| {
+                bad.withheld[0].reason = "circuits missing".to_owned();
+            }),
+            ("FieldMissing", |bad| bad.withheld[0].message.clear()),
+            ("TooLarge", |bad| bad.withheld[0].message = "a".repeat(1025)),
         ],
     );
 }

@@ -75,6 +75,7 @@ pub(crate) fn description() -> BackendDescription {
         ],
         hang_after_ms: 600,
         emulated: false,
+        withheld: Vec::new(),
     }
 }
 

@@ -79,6 +79,7 @@ impl Backend for Command {
                 .collect(),
             hang_after_ms: 0,
             emulated: false,
+            withheld: Vec::new(),
         }
     }
 

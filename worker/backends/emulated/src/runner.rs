@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prover_backend::protocol::{
-    BackendDescription, DeviceClass, Lane, ProofOffer, ProofReport, Resources, TaskType,
+    BackendDescription, DeviceClass, Lane, ProofOffer, ProofReport, Resources, TaskType, WithheldProof,
 };
 use prover_backend::{Attempt, Backend, Completed, TaskError, Verified, VerifyFailure, VerifyRequest};
 
@@ -14,6 +14,8 @@ use crate::model::{Failure, LEAF_MEMORY_BYTES, TASKS, TaskParameters};
 const ATTEMPTS_VARIABLE: &str = "PROVER_EMULATED_ATTEMPTS_AT_ONCE";
 /// Environment variable: milliseconds of silence after which the agent takes the process for hung.
 const HANG_AFTER_VARIABLE: &str = "PROVER_EMULATED_HANG_AFTER_MS";
+/// Environment variable: `<reason>: <message>` why this process does not offer its kind of proof.
+const WITHHELD_VARIABLE: &str = "PROVER_EMULATED_WITHHELD";
 /// Host memory that a planner asks for.
 const PLANNER_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 /// What the concluding task names as its verifier.
@@ -52,21 +54,35 @@ pub(crate) fn description() -> BackendDescription {
         host_memory_bytes,
         vram_bytes: 0,
     };
+    let offer = ProofOffer {
+        system: "emulated".to_owned(),
+        kind: "Emulated".to_owned(),
+        root_task_type: "plan".to_owned(),
+        parent_chain: vec![resources(DeviceClass::Cpu, PLANNER_MEMORY_BYTES)],
+        largest_leaf: Some(resources(prover_backend::device_class(), LEAF_MEMORY_BYTES)),
+    };
+    let withheld = withheld(std::env::var(WITHHELD_VARIABLE).ok().as_deref());
     BackendDescription {
         name: "emulated".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         attempts_at_once: from_environment(ATTEMPTS_VARIABLE).unwrap_or(1),
-        proofs: vec![ProofOffer {
-            system: "emulated".to_owned(),
-            kind: "Emulated".to_owned(),
-            root_task_type: "plan".to_owned(),
-            parent_chain: vec![resources(DeviceClass::Cpu, PLANNER_MEMORY_BYTES)],
-            largest_leaf: Some(resources(prover_backend::device_class(), LEAF_MEMORY_BYTES)),
-        }],
+        proofs: withheld.is_none().then_some(offer).into_iter().collect(),
         task_types: task_types.collect(),
         hang_after_ms: from_environment(HANG_AFTER_VARIABLE).unwrap_or(0),
         emulated: true,
+        withheld: withheld.into_iter().collect(),
     }
+}
+
+/// The backend plays one that misses something: `<reason>: <message>`.
+fn withheld(words: Option<&str>) -> Option<WithheldProof> {
+    let (reason, message) = words?.split_once(": ")?;
+    Some(WithheldProof {
+        system: "emulated".to_owned(),
+        kind: "Emulated".to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    })
 }
 
 #[async_trait]

@@ -31,6 +31,7 @@ impl Backend for Risc0 {
             task_types: task_types(),
             hang_after_ms: 0,
             emulated: false,
+            withheld: Vec::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use prover_backend::protocol::{BackendDescription, Device, DeviceClass, ProofOffer};
+use prover_backend::protocol::{BackendDescription, Device, DeviceClass, ProofOffer, WithheldProof};
 use prover_backend::{
     Attempt, Backend, Completed, TaskError, Verified, VerifyFailure, VerifyRequest, async_trait,
 };
@@ -31,31 +31,48 @@ pub struct Sp1 {
     version: String,
     device_class: DeviceClass,
     wraps: Vec<Circuit>,
+    withheld: Vec<WithheldProof>,
+}
+
+/// A backend whose circuits are not there does not share jobs with one that has them: a wrap must never come to it.
+fn wraps_suffix(wraps: &[Circuit]) -> String {
+    wraps
+        .iter()
+        .map(|circuit| format!(".{}", circuit.name().to_ascii_lowercase()))
+        .collect()
 }
 
 impl Sp1 {
-    /// The backend of this process. What is missing for wraps is told in the log.
+    /// The backend of this process. What is missing for wraps is told in the log and in the description.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        let version = format!(
-            "{}-tasks.{TASKS_VERSION}-{}",
-            crate::SP1_VERSION,
-            settings::version_suffix(&engine.settings())
-        );
-        let mut wraps = Vec::new();
+        let (mut wraps, mut withheld) = (Vec::new(), Vec::new());
         for circuit in Circuit::ALL {
             match circuits::missing(circuit) {
                 None => wraps.push(circuit),
                 Some(missing) => {
                     tracing::info!(kind = circuit.name(), %missing, "is not offered");
+                    withheld.push(WithheldProof {
+                        system: "sp1".to_owned(),
+                        kind: circuit.name().to_owned(),
+                        reason: "CircuitsMissing".to_owned(),
+                        message: missing.to_string(),
+                    });
                 }
             }
         }
+        let version = format!(
+            "{}-tasks.{TASKS_VERSION}-{}{}",
+            crate::SP1_VERSION,
+            settings::version_suffix(&engine.settings()),
+            wraps_suffix(&wraps)
+        );
         Self {
             engine: Arc::new(engine),
             version,
             device_class: prover_backend::device_class(),
             wraps,
+            withheld,
         }
     }
 
@@ -122,6 +139,7 @@ impl Backend for Sp1 {
             task_types: graph::declared(),
             hang_after_ms: HANG_AFTER_MS,
             emulated: false,
+            withheld: self.withheld.clone(),
         }
     }
 

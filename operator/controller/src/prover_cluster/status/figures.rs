@@ -7,9 +7,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use prover_crds::{
     CoordinatorStatus, ProverCluster, ProverClusterStatus, QueueStatus, WorkStatus, WorkerCounts,
-    WorkerGroupStatus, names,
+    WithheldProof, WorkerGroupStatus, names,
 };
-use prover_wire::operator_plane::{ClusterState, WorkerState};
+use prover_wire::operator_plane::{ClusterState, GroupProofs, WorkerState};
 
 use super::Findings;
 use super::troubles::{Trouble, Troubles};
@@ -17,6 +17,9 @@ use crate::prover_cluster::dereference::Dereferenced;
 
 /// Longest message of a group, as the CRD bounds it.
 const LONGEST_MESSAGE: usize = 1_000;
+
+/// Most kinds of proof that are told of a group, as the CRD bounds it.
+const KINDS: usize = 64;
 
 /// Everything but the conditions.
 pub(super) fn compute(
@@ -43,12 +46,15 @@ pub(super) fn compute(
 
 /// What of the figures is told at once: who runs and why not, but not how much there is to do.
 pub(super) fn essence(status: &ProverClusterStatus) -> impl PartialEq + use<> {
+    let what = |proof: &WithheldProof| (proof.system.clone(), proof.kind.clone(), proof.reason.clone());
     let of_group = |group: &WorkerGroupStatus| {
         (
             group.name.clone(),
             group.deployment.clone(),
             group.reason.clone(),
             group.workers.desired,
+            group.proofs.clone(),
+            group.withheld_proofs.iter().map(what).collect::<Vec<_>>(),
         )
     };
     (
@@ -86,6 +92,8 @@ fn of_group(
         .status
         .as_ref()
         .and_then(|status| status.groups.iter().find(|group| group.name == name));
+    let told = found.state.as_deref().into_iter().flat_map(|state| &state.proofs);
+    let proofs = told.into_iter().find(|told| told.group == name);
     WorkerGroupStatus {
         name: name.to_owned(),
         workers: counts,
@@ -103,9 +111,23 @@ fn of_group(
                 .cloned()
                 .or_else(|| old.and_then(|group| group.deployment.clone())),
         },
+        proofs: proofs.map(|told| told.offered.iter().take(KINDS).cloned().collect()).unwrap_or_default(),
+        withheld_proofs: proofs.map(withheld).unwrap_or_default(),
         reason: trouble.map(|trouble| trouble.reason.to_owned()),
         message: trouble.map(Trouble::short_message),
     }
+}
+
+fn withheld(told: &GroupProofs) -> Vec<WithheldProof> {
+    let withheld = told.withheld.iter().take(KINDS);
+    let one = |told: &prover_wire::operator_plane::WithheldProof| WithheldProof {
+        system: told.system.clone(),
+        kind: told.kind.clone(),
+        reason: told.reason.clone(),
+        message: told.message.clone(),
+        workers: i64::from(told.workers),
+    };
+    withheld.map(one).collect()
 }
 
 impl Trouble {

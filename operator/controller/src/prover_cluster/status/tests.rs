@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use prover_crds::names;
-use prover_wire::operator_plane::{ClassWork, ClusterState, WorkerState};
+use prover_wire::operator_plane::{ClassWork, ClusterState, GroupProofs, WorkerState};
 use serde_json::{Value, json};
 
 use super::*;
@@ -191,6 +191,35 @@ fn status_without_workers(fewest: i32, waiting_jobs: u64) -> ProverClusterStatus
         ..found()
     };
     status_at(&cluster, &found, &Findings::default(), 100)
+}
+
+#[test]
+fn a_group_tells_which_proofs_its_workers_make_and_what_they_miss_for_others() {
+    let withheld = prover_wire::operator_plane::WithheldProof {
+        system: "sp1".to_owned(),
+        kind: "Groth16".to_owned(),
+        reason: reasons::CIRCUITS_MISSING.to_owned(),
+        message: "there are no circuits at /circuits".to_owned(),
+        workers: 2,
+    };
+    let proofs = |group: &str| GroupProofs {
+        group: group.to_owned(),
+        offered: vec!["sp1/Compressed".to_owned(), "sp1/Core".to_owned()],
+        withheld: vec![withheld.clone()],
+    };
+    let state = ClusterState {
+        proofs: vec![proofs("cpu")],
+        ..state(2)
+    };
+    let status = status(&Dereferenced {
+        state: Some(Arc::new(state)),
+        ..found()
+    });
+    let group = &status.groups[0];
+    assert_eq!(group.proofs, ["sp1/Compressed", "sp1/Core"]);
+    let told = &group.withheld_proofs[0];
+    assert_eq!((told.kind.as_str(), told.workers), ("Groth16", 2));
+    assert_eq!(told.reason, reasons::CIRCUITS_MISSING);
 }
 
 #[test]
