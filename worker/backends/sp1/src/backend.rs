@@ -22,6 +22,9 @@ const CONTROL_DEVICE: &str = "control";
 /// Digits of the hash of a verifying key.
 const PROGRAM_ID_DIGITS: usize = 64;
 
+/// Longest message about what is missing: 1 KiB in any language.
+const WITHHELD_CHARACTERS: usize = 256;
+
 /// Silence after which this process counts as hung: a prover may hold all cores for seconds.
 const HANG_AFTER_MS: u64 = 120_000;
 
@@ -56,7 +59,8 @@ impl Sp1 {
                         system: "sp1".to_owned(),
                         kind: circuit.name().to_owned(),
                         reason: "CircuitsMissing".to_owned(),
-                        message: missing.to_string(),
+                        // The protocol bounds it, and paths may be long.
+                        message: missing.to_string().chars().take(WITHHELD_CHARACTERS).collect(),
                     });
                 }
             }
@@ -158,6 +162,7 @@ impl Backend for Sp1 {
         match attempt.task_type() {
             task_type::CONTROL => plan::run(&attempt, &self.engine, &self.version).await,
             task_type::EXECUTE => tasks::execute(&attempt, &self.engine, &self.version).await,
+            task_type::GAS => tasks::gas(&attempt, &self.engine).await,
             task_type::VERIFY => tasks::verify(&attempt, &self.engine).await,
             other => match graph::device_kind(other) {
                 Some(kind) => tasks::on_device(&attempt, &self.engine, kind).await,

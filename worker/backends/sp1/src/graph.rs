@@ -11,6 +11,8 @@ pub mod task_type {
     pub const CONTROL: &str = "control";
     /// Executes the program and submits its shards.
     pub const EXECUTE: &str = "execute";
+    /// Executes the program once more for its gas.
+    pub const GAS: &str = "gas";
     /// Makes the verifying key.
     pub const SETUP: &str = "setup";
     /// Traces and proves a shard, and lifts the proof unless the job's kind is Core.
@@ -188,7 +190,7 @@ pub fn resources(
 ) -> Resources {
     let (class, host_memory_bytes) = match name {
         task_type::CONTROL => (DeviceClass::Cpu, CONTROL_BYTES),
-        task_type::EXECUTE => (DeviceClass::Cpu, EXECUTE_BASE_BYTES + executor_memory_bytes),
+        task_type::EXECUTE | task_type::GAS => (DeviceClass::Cpu, EXECUTE_BASE_BYTES + executor_memory_bytes),
         task_type::SETUP => (class, SETUP_BYTES),
         task_type::SHARD if kind == "Core" => (class, scale.apply(SHARD_CORE_BYTES)),
         task_type::SHARD => (class, scale.apply(SHARD_BYTES).max(RECURSION_BYTES)),
@@ -247,6 +249,7 @@ pub fn declared() -> Vec<Declared> {
         task(task_type::GROTH16, "Groth16", 8, Lane::Device),
         task(task_type::PLONK, "Plonk", 9, Lane::Device),
         task(task_type::VERIFY, "Verify", 10, Lane::Device),
+        task(task_type::GAS, "Gas", 11, Lane::Control),
     ]
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use prover_backend::protocol::{DeviceClass, ExecutionReport, JobPlan, TaskSubmission};
 use prover_backend::{Attempt, Completed, TaskError};
 use prover_sp1_engine::{Client, Settings};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use sp1_prover::worker::{ProofId, RawTaskRequest, RequesterId, TaskContext};
 use sp1_prover_types::Artifact;
 
@@ -20,6 +22,9 @@ use crate::store::Store;
 
 /// Request id of the task that concludes the job: one for all plans, since it reads what users get.
 const VERIFY: &str = "verify";
+
+/// Request id of the execution that tells the gas.
+const GAS: &str = "gas";
 
 /// How often the number of shards is told.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
@@ -42,6 +47,15 @@ fn mode(kind: &str) -> Option<i32> {
 pub struct VerifyParameters {
     /// As in `ProofJob.spec.proof.kind`.
     pub kind: String,
+}
+
+/// Parameters of the task `gas`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GasParameters {
+    /// As the backend protocol numbers it.
+    pub input_format: i32,
+    /// Cycles beyond which the execution is stopped.
+    pub max_cycles: Option<u64>,
 }
 
 /// Runs the task `control`.
@@ -83,6 +97,8 @@ pub async fn run(attempt: &Attempt, engine: &Engine, version: &str) -> Result<Co
                 user_cycles: executed.cycles,
                 total_cycles: executed.cycles,
                 exit_code: executed.exit_code as i64,
+                gas: executed.gas,
+                public_values_sha256: sha256(&executed.public_values),
                 ..ExecutionReport::default()
             }),
             ..Completed::default()
@@ -107,17 +123,22 @@ pub async fn run(attempt: &Attempt, engine: &Engine, version: &str) -> Result<Co
         let request = request(&plan, &stdin_name, attempt);
         engine.control(Client::new(host.clone()), request).await
     };
-    let watched = watch_job(attempt, &host, &plan, &failure);
+    let watched = watch_job(attempt, &host, &plan, &settings, &failure);
     let output = tokio::select! {
         output = failure.guard(work) => output?,
         never = watched => match never {},
     };
-    let report = report(&host, output.cycles)?;
+    let mut report = report(&host, output.cycles)?;
+    if plan.report_gas {
+        let told = async { Ok(gas(attempt, &store, &plan, &settings).await?) };
+        report.gas = Some(failure.guard(told).await?);
+    }
     let proof = host
         .take_kept(PROOF)
         .ok_or_else(|| TaskError::retryable("ProofMissing", "SP1's controller ended without a proof"))?;
     let (proof, public_values) = prover_sp1_engine::user_proof(&proof)
         .map_err(|error| TaskError::retryable("ProofUnreadable", format!("{error:#}")))?;
+    report.public_values_sha256 = sha256(&public_values);
     let conclude = async {
         store.put(&plan.proof_output, &proof).await?;
         store.put(&plan.public_values_output, &public_values).await?;
@@ -222,6 +243,7 @@ async fn watch_job(
     attempt: &Attempt,
     host: &Arc<ControlHost>,
     plan: &JobPlan,
+    settings: &Settings,
     failure: &Failure,
 ) -> std::convert::Infallible {
     let expected = plan
@@ -246,6 +268,15 @@ async fn watch_job(
             }
         }
         let segments = host.shards();
+        // Not before the executor runs: it would wait for the memory that this execution takes.
+        if told == 0
+            && segments > 0
+            && plan.report_gas
+            && let Ok(task) = gas_task(plan, settings)
+            && let Err(error) = attempt.submit_tasks(vec![task]).await
+        {
+            tracing::info!(%error, "the gas is asked for at the end");
+        }
         if segments > told {
             told = segments;
             let report = ExecutionReport {
@@ -256,6 +287,58 @@ async fn watch_job(
             attempt.report_progress(None, Some(report)).await;
         }
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// What the execution beside the proof told.
+async fn gas(attempt: &Attempt, store: &Store, plan: &JobPlan, settings: &Settings) -> anyhow::Result<u64> {
+    let task = gas_task(plan, settings)?;
+    store
+        .insist("could not submit gas", || {
+            attempt.submit_tasks(vec![task.clone()])
+        })
+        .await?;
+    loop {
+        let mut results = store
+            .insist("could not follow gas", || {
+                attempt.subscribe_tasks(vec![GAS.to_owned()])
+            })
+            .await?;
+        // A stream that breaks is asked for again. A failed task fails the job, and this attempt with it.
+        while let Some(Ok(ended)) = results.next().await {
+            if let Ok(gas) = <[u8; 8]>::try_from(ended.result.as_slice())
+                && ended.succeeded
+            {
+                return Ok(u64::from_le_bytes(gas));
+            }
+        }
+        tokio::time::sleep(PROGRESS_PAUSE).await;
+    }
+}
+
+fn gas_task(plan: &JobPlan, settings: &Settings) -> anyhow::Result<TaskSubmission> {
+    let parameters = GasParameters {
+        input_format: plan.input_format,
+        max_cycles: (plan.max_cycles > 0).then_some(plan.max_cycles),
+    };
+    let resources = graph::resources(
+        task_type::GAS,
+        &plan.kind,
+        device_class(plan),
+        settings.executor_memory_bytes,
+        MemoryScale::of(settings.element_threshold),
+    );
+    Ok(TaskSubmission {
+        request_id: GAS.to_owned(),
+        task_type: task_type::GAS.to_owned(),
+        resources: Some(resources),
+        inputs: vec![plan.program.clone(), plan.input.clone()],
+        parameters: serde_json::to_vec(&parameters)?,
+        ..TaskSubmission::default()
+    })
 }
 
 fn verify_task(plan: &JobPlan, settings: &Settings) -> anyhow::Result<TaskSubmission> {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use prover_backend::protocol::{DeviceClass, ProofReport};
+use prover_backend::protocol::{DeviceClass, InputFormat, ProofReport};
 use prover_backend::{Attempt, Completed, TaskError};
 use prover_sp1_engine::Client;
 use sp1_prover::worker::{RawTaskRequest, TaskError as Sp1Error, TaskId};
@@ -11,7 +11,8 @@ use sp1_prover_types::{Artifact, TaskType};
 use crate::circuits::{self, Circuit};
 use crate::control_host::{BEGUN, ControlHost, JobTraits, OWN};
 use crate::graph::Words;
-use crate::plan::{VerifyParameters, context};
+use crate::input::standard_input;
+use crate::plan::{GasParameters, VerifyParameters, context};
 use crate::runtime::Engine;
 use crate::store::Store;
 
@@ -46,6 +47,30 @@ pub async fn execute(attempt: &Attempt, engine: &Engine, version: &str) -> Resul
     store.failure.guard(work).await?;
     drop(guard);
     Ok(Completed::default())
+}
+
+/// Runs the task `gas`. Its result is the gas as 8 bytes, little-endian.
+pub async fn gas(attempt: &Attempt, engine: &Engine) -> Result<Completed, TaskError> {
+    let parameters: GasParameters = serde_json::from_slice(attempt.parameters())
+        .map_err(|error| TaskError::fatal("ParametersInvalid", format!("parameters of gas: {error}")))?;
+    let names: Vec<String> = attempt.inputs().iter().map(|input| input.name.clone()).collect();
+    let [program, input] = names.as_slice() else {
+        let message = format!("gas has {} inputs: it needs 2", names.len());
+        return Err(TaskError::fatal("TaskInvalid", message));
+    };
+    let program = attempt.read_input(program).await?;
+    let input = attempt.read_input(input).await?;
+    let format = InputFormat::try_from(parameters.input_format).unwrap_or_default();
+    let stdin = standard_input(format, input)
+        .map_err(|error| TaskError::invalid_input(error.category(), error.to_string()))?;
+    let executed = engine.execute_only(program, stdin, parameters.max_cycles).await?;
+    let gas = executed
+        .gas
+        .ok_or_else(|| TaskError::fatal("GasUnknown", "SP1 executed the program and told no gas"))?;
+    Ok(Completed {
+        result: gas.to_le_bytes().to_vec(),
+        ..Completed::default()
+    })
 }
 
 /// Runs a task of SP1's prover.
