@@ -1,16 +1,20 @@
 //! The action cache: outputs of earlier successes by the canonical key of what was computed.
 //!
 //! Holds bytes that an entry or several names share until the last of them goes; entries go with the job that
-//! made them, so the cache never keeps bytes longer than that job.
+//! made them, so the cache never keeps bytes longer than that job. An entry that is a result and nothing in the store, such
+//! as a verifying key, outlives its job: what a program was set up with serves all later jobs of that program. Count and
+//! bytes of those have limits of their own, and the oldest goes first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::action::Action;
+use crate::event::Limits;
 use crate::fact::Fact;
 use crate::model::{ArtifactName, Binding, JobId, TaskId, Usage};
 use crate::state::State;
+use crate::views::ActionCacheView;
 
 /// What a success left.
 #[derive(Clone, Debug)]
@@ -27,9 +31,71 @@ pub(crate) struct ActionCache {
     /// Oldest first; may name entries that are gone.
     order: VecDeque<Arc<str>>,
     holders: BTreeMap<Arc<str>, u32>,
+    /// Entries that outlive their jobs, oldest first; may name entries that are gone.
+    lasting_order: VecDeque<Arc<str>>,
+    /// Entries that outlive their jobs.
+    lasting: usize,
+    /// Bytes of their keys and results.
+    lasting_bytes: usize,
+    /// Entries that made room for others, so far.
+    evicted: u64,
+}
+
+impl Cached {
+    /// Nothing in the store goes with it.
+    fn outlives_its_job(&self) -> bool {
+        self.outputs.is_empty()
+    }
+
+    fn bytes(&self, key: &str) -> usize {
+        key.len() + self.result.len()
+    }
 }
 
 impl ActionCache {
+    fn insert(&mut self, key: &Arc<str>, cached: Cached) {
+        if cached.outlives_its_job() {
+            self.lasting += 1;
+            self.lasting_bytes += cached.bytes(key);
+            self.lasting_order.push_back(key.clone());
+        }
+        self.order.push_back(key.clone());
+        self.entries.insert(key.clone(), cached);
+    }
+
+    fn remove(&mut self, key: &Arc<str>) -> Option<Cached> {
+        let cached = self.entries.remove(key)?;
+        if cached.outlives_its_job() {
+            self.lasting -= 1;
+            self.lasting_bytes -= cached.bytes(key);
+        }
+        // Entries that are gone must not fill the orders.
+        for order in [&mut self.order, &mut self.lasting_order] {
+            if order.len() > 2 * self.entries.len() + 16 {
+                order.retain(|key| self.entries.contains_key(key));
+            }
+        }
+        Some(cached)
+    }
+
+    /// The oldest entry that must make room for others.
+    fn surplus(&mut self, limits: &Limits) -> Option<Arc<str>> {
+        loop {
+            let oldest = if self.entries.len() > limits.cache_entries {
+                self.order.pop_front()?
+            } else if self.lasting > limits.lasting_results
+                || self.lasting_bytes > limits.lasting_result_bytes
+            {
+                self.lasting_order.pop_front()?
+            } else {
+                return None;
+            };
+            if self.entries.contains_key(&oldest) {
+                return Some(oldest);
+            }
+        }
+    }
+
     pub(crate) fn hold(&mut self, key: &Arc<str>) {
         *self.holders.entry(key.clone()).or_insert(0) += 1;
     }
@@ -101,15 +167,21 @@ impl State {
         self.record(out, || Fact::TaskCached {
             task: TaskId(self.tasks.id(task)),
         });
-        while self.cache.order.len() > self.limits.cache_entries {
-            let Some(oldest) = self.cache.order.pop_front() else {
-                break;
-            };
-            if self.cache.entries.contains_key(&oldest) {
-                let key = oldest.clone();
-                self.record(out, || Fact::CacheEntryDropped { key });
-                self.drop_cached(&oldest, out);
-            }
+        while let Some(oldest) = self.cache.surplus(&self.limits) {
+            let key = oldest.clone();
+            self.record(out, || Fact::CacheEntryDropped { key });
+            self.cache.evicted += 1;
+            self.drop_cached(&oldest, out);
+        }
+    }
+
+    /// How full the action cache is.
+    pub fn action_cache(&self) -> ActionCacheView {
+        ActionCacheView {
+            entries: self.cache.entries.len(),
+            lasting: self.cache.lasting,
+            lasting_bytes: self.cache.lasting_bytes,
+            evicted: self.cache.evicted,
         }
     }
 
@@ -119,10 +191,10 @@ impl State {
         self.insert_cached(task, &result);
     }
 
-    /// An entry as a checkpoint states it.
+    /// An entry as a checkpoint states it. The job is only asked for where the entry goes with it.
     pub(crate) fn restore_cached(
         &mut self,
-        job: u32,
+        job: JobId,
         key: Arc<str>,
         outputs: Vec<(ArtifactName, Binding)>,
         result: Arc<[u8]>,
@@ -131,13 +203,18 @@ impl State {
             self.cache.hold(&binding.key);
         }
         let cached = Cached {
-            job: self.jobs.id(job),
+            job: job.0,
             outputs,
             result,
         };
-        self.cache.entries.insert(key.clone(), cached);
-        self.cache.order.push_back(key.clone());
-        self.jobs[job].cache_keys.push(key);
+        let owner = match cached.outlives_its_job() {
+            true => None,
+            false => self.jobs.find(job.0),
+        };
+        self.cache.insert(&key, cached);
+        if let Some(owner) = owner {
+            self.jobs[owner].cache_keys.push(key);
+        }
     }
 
     fn insert_cached(&mut self, task: u32, result: &Arc<[u8]>) -> bool {
@@ -167,7 +244,7 @@ impl State {
         if outputs.len() != entry.outputs.len() {
             return false;
         }
-        self.restore_cached(job, key, outputs, result.clone());
+        self.restore_cached(self.job_id(job), key, outputs, result.clone());
         true
     }
 
@@ -202,7 +279,7 @@ impl State {
 
     /// Drops an entry; bytes that nothing else holds go.
     pub(crate) fn drop_cached(&mut self, key: &Arc<str>, out: &mut Vec<Action>) {
-        let Some(cached) = self.cache.entries.remove(key) else {
+        let Some(cached) = self.cache.remove(key) else {
             return;
         };
         let job = cached.job;
@@ -214,11 +291,6 @@ impl State {
                     binding,
                 });
             }
-        }
-        // Entries that are gone must not fill the order.
-        if self.cache.order.len() > 2 * self.cache.entries.len() + 16 {
-            let entries = &self.cache.entries;
-            self.cache.order.retain(|key| entries.contains_key(key));
         }
     }
 }

@@ -240,6 +240,10 @@ pub struct Limits {
     pub prefetch_per_slot: u16,
     /// Entries of the action cache; the oldest goes first.
     pub cache_entries: usize,
+    /// Entries of the action cache that are results without artifacts, which outlive their jobs; the oldest goes first.
+    pub lasting_results: usize,
+    /// Bytes of keys and results of those.
+    pub lasting_result_bytes: usize,
     /// Whether durable changes come out as [`Action::Record`](crate::Action). Local mode keeps none.
     pub record_facts: bool,
     /// Inside a job what is lowest in its graph goes first, since it has the longest way to the job's end; else the
@@ -281,6 +285,8 @@ impl Default for Limits {
             permit_bytes_per_job: 256 << 20,
             prefetch_per_slot: 1,
             cache_entries: 1_000_000,
+            lasting_results: 10_000,
+            lasting_result_bytes: 16 << 20,
             record_facts: false,
             longest_path_first: true,
             // Twice the mean is far beyond the spread of segments, which are cut to equal size.

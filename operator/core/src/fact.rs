@@ -91,7 +91,7 @@ pub enum Fact {
         /// When.
         at: Timestamp,
     },
-    /// A job that is over is gone with its tasks, names and entries of the action cache.
+    /// A job that is over is gone with its tasks, names and entries of the action cache, but for those without outputs.
     JobForgotten {
         /// Which.
         job: JobId,
@@ -231,7 +231,7 @@ pub enum Fact {
     },
     /// Only in checkpoints: an entry of the action cache.
     CacheEntryStands {
-        /// Job that made it and with which it goes.
+        /// Job that made it and with which it goes, unless it has no outputs: then it outlives the job.
         job: JobId,
         /// Canonical key.
         key: Arc<str>,

@@ -48,5 +48,6 @@ pub use model::*;
 pub use recovery::Replay;
 pub use state::State;
 pub use views::{
-    AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskTypeCount, TaskView, WorkerView,
+    ActionCacheView, AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskTypeCount,
+    TaskView, WorkerView,
 };

@@ -141,6 +141,19 @@ pub struct TaskView<'a> {
     pub last_failure: Option<&'a Arc<str>>,
 }
 
+/// How full the action cache is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionCacheView {
+    /// All entries.
+    pub entries: usize,
+    /// Results without artifacts, which outlive their jobs.
+    pub lasting: usize,
+    /// Bytes of keys and results of those.
+    pub lasting_bytes: usize,
+    /// Entries that made room for others since this state began.
+    pub evicted: u64,
+}
+
 /// An attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptView {

@@ -1719,6 +1719,96 @@ fn the_action_cache_answers_another_job_and_shared_bytes_go_with_the_last_name()
     }
 }
 
+impl Hand {
+    /// A job whose setup leaves nothing but a result, such as a verifying key. Answers whether the action cache had it. The
+    /// job is forgotten then.
+    fn set_up(&mut self, uid: &str, key: &str) -> bool {
+        let (job, root) = self.planned(mk_job(uid, "a"));
+        let mut spec = leaf("setup");
+        spec.cache_key = Some(key.into());
+        let Ok(Answer::Tasks(answers)) = self.submit(root, vec![spec]) else {
+            panic!("the setup is taken")
+        };
+        let answered = answers[0].1;
+        if !answered {
+            let attempt = self.attempt_of(job, "setup");
+            self.succeed(attempt);
+        }
+        let task = self.state.task(self.task(job, "setup")).unwrap();
+        assert_eq!(task.result.map(|result| result.to_vec()), Some(vec![9]));
+        assert_eq!(task.from_cache, answered);
+        self.tell(Event::JobCancelled { job });
+        for attempt in self.state.worker_attempts(WorkerId(1)) {
+            self.tell(Event::AttemptStopped { attempt });
+        }
+        self.tell(Event::JobForgotten { job });
+        assert!(self.state.job(job).is_none());
+        answered
+    }
+}
+
+#[test]
+fn a_result_without_artifacts_serves_later_jobs_when_the_one_that_made_it_is_forgotten() {
+    let mut hand = one_worker();
+    assert!(!hand.set_up("j0", "fibonacci"));
+    assert!(hand.set_up("j1", "fibonacci"));
+    assert!(!hand.set_up("j2", "another"));
+    let cache = hand.state.action_cache();
+    assert_eq!((cache.entries, cache.lasting, cache.evicted), (2, 2, 0));
+    let deleted = |action: &Action| matches!(action, Action::DeleteArtifact { .. });
+    assert!(!hand.said.iter().any(deleted), "nothing of it is in the store");
+}
+
+#[test]
+fn what_outlives_its_job_outlives_a_leader_and_a_checkpoint() {
+    let mut before = recorded();
+    before.worker(1, cpu(1));
+    assert!(!before.set_up("j0", "fibonacci"));
+    for facts in [before.facts(), before.state.checkpoint()] {
+        let mut hand = before.recovered(2, facts);
+        assert_eq!(hand.state.action_cache().lasting, 1);
+        assert_eq!(
+            hand.state.action_cache().lasting_bytes,
+            before.state.action_cache().lasting_bytes
+        );
+        hand.worker(1, cpu(1));
+        assert!(hand.set_up("j1", "fibonacci"));
+    }
+}
+
+#[test]
+fn of_results_that_outlive_their_jobs_the_oldest_makes_room_and_a_later_leader_knows() {
+    for limits in [
+        Limits {
+            lasting_results: 2,
+            ..Limits::default()
+        },
+        // Three keys and results of 5 bytes.
+        Limits {
+            lasting_result_bytes: 14,
+            ..Limits::default()
+        },
+    ] {
+        let mut hand = Hand::new(Limits {
+            record_facts: true,
+            ..limits
+        });
+        hand.worker(1, cpu(1));
+        for (job, key) in [("j0", "key0"), ("j1", "key1"), ("j2", "key2")] {
+            assert!(!hand.set_up(job, key));
+        }
+        let cache = hand.state.action_cache();
+        assert_eq!((cache.lasting, cache.lasting_bytes, cache.evicted), (2, 10, 1));
+        let mut later = hand.taken_over(2);
+        later.worker(1, cpu(1));
+        for hand in [&mut hand, &mut later] {
+            assert!(hand.set_up("j3", "key2"));
+            assert!(!hand.set_up("j4", "key0"), "it made room");
+            assert!(!hand.set_up("j5", "key1"), "it made room for that");
+        }
+    }
+}
+
 #[test]
 fn an_artifact_goes_when_its_last_consumer_is_terminal_and_no_reference_names_it() {
     let mut hand = one_worker();

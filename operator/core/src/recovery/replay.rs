@@ -207,7 +207,10 @@ impl Replay {
                 outputs,
                 result,
             } => {
-                let job = self.job(job)?;
+                // What names bytes in the store goes with its job, which a checkpoint states before.
+                if !outputs.is_empty() {
+                    self.job(job)?;
+                }
                 self.state.restore_cached(job, key, outputs, result);
             }
             Fact::CacheEntryDropped { key } => self.state.drop_cached(&key, &mut Vec::new()),
