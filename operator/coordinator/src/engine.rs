@@ -7,6 +7,7 @@
 //!
 //! Public for the parts of this workspace that drive it: the actor, the simulation, the benchmarks.
 
+mod again;
 mod durable;
 mod execute;
 mod groups;

@@ -51,6 +51,6 @@ pub use sources::{
 pub use start::start;
 pub use store_watch::store_reason;
 pub use view::{
-    ClassDepth, ClusterView, ExecutionReport, GroupDepth, GroupOffer, GroupProofs, JobView, Phase, ProofReport, ProofView,
-    QueueDepth, StageProgress, TaskState, TaskView, WithheldProof, WorkerView,
+    ClassDepth, ClusterView, ExecutionReport, GroupDepth, GroupOffer, GroupProofs, JobView, Phase,
+    ProofReport, ProofView, QueueDepth, StageProgress, TaskState, TaskView, WithheldProof, WorkerView,
 };

@@ -2,7 +2,7 @@
 
 mod log;
 
-use prover_core::Action;
+use prover_core::{Action, ActionCacheView};
 use prover_runtime::prometheus::{
     Counter, Error, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -28,6 +28,10 @@ pub struct Metrics {
     pub(crate) jobs_admitted: IntCounter,
     pub(crate) jobs_refused: IntCounterVec,
     pub(crate) jobs_finished: IntCounterVec,
+    pub(crate) tasks_again: IntCounterVec,
+    cache_entries: IntGaugeVec,
+    cache_bytes: IntGauge,
+    cache_evicted: IntCounter,
     pub(crate) calls_refused: IntCounterVec,
     pub(crate) deletes: IntCounterVec,
     pub(crate) acknowledgements: IntCounter,
@@ -209,6 +213,25 @@ impl Metrics {
                 "Jobs that became terminal, by phase.",
                 "phase",
             )?,
+            tasks_again: r.counters(
+                "results_not_reused_total",
+                "Results that a job's last plan could not take over from the plans before, by reason: regrouped (it asked \
+                 for others), evicted (they had left the action cache), replanned (smaller segments).",
+                "reason",
+            )?,
+            cache_entries: r.gauges(
+                "action_cache_entries",
+                "Entries of the action cache: those that go with their job, and those that outlive it.",
+                &["kept"],
+            )?,
+            cache_bytes: r.gauge(
+                "action_cache_lasting_bytes",
+                "Bytes of keys and results of the entries that outlive their jobs.",
+            )?,
+            cache_evicted: r.counter(
+                "action_cache_evicted_total",
+                "Entries of the action cache that made room for others.",
+            )?,
             calls_refused: r.counters(
                 "calls_refused_total",
                 "Calls of attempts that were refused, by kind.",
@@ -273,6 +296,20 @@ impl Metrics {
 
     pub(crate) fn message_refused(&self, reason: &'static str) {
         self.messages_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// Sets what is told of the action cache.
+    pub(crate) fn show_cache(&self, cache: ActionCacheView) {
+        let set = |kept: &str, entries: usize| {
+            let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+            self.cache_entries.with_label_values(&[kept]).set(entries);
+        };
+        set("with_job", cache.entries - cache.lasting);
+        set("lasting", cache.lasting);
+        self.cache_bytes
+            .set(i64::try_from(cache.lasting_bytes).unwrap_or(i64::MAX));
+        let news = cache.evicted.saturating_sub(self.cache_evicted.get());
+        self.cache_evicted.inc_by(news);
     }
 
     /// Sets the gauges from what is shown.

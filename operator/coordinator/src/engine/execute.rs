@@ -2,19 +2,20 @@
 
 use prover_core::{
     Action, Answer, Assignment, AttemptId, CallId, Event, FailureClass, JobId, JobPhase, Refusal, TaskChange,
-    TaskId, TaskOutcome, Usage, WorkerId,
+    TaskId, TaskOutcome, TaskState as CoreTaskState, Usage, WorkerId,
 };
 use prover_wire::Validate;
 use prover_wire::limits::cut_text;
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
 
-use super::Engine;
 use super::durable::Held;
+use super::{Engine, again};
 use crate::admission::BackendCapacity;
 use crate::convert;
 use crate::deletes::Deletion;
 use crate::record::describe;
+use crate::view::Phase;
 
 impl Engine {
     pub(super) fn execute(&mut self, action: Action) {
@@ -252,6 +253,36 @@ impl Engine {
         self.send(worker, Outbound::TaskResult(message));
     }
 
+    /// Counts what the last of several plans of a job did not take over from those before.
+    fn count_again(&self, job: JobId) {
+        let Some(told) = self.state.job(job).filter(|told| told.epoch > 0) else {
+            return;
+        };
+        let cacheable = self.state.tasks(job).filter_map(|task| {
+            let planned = self.state.task_by_request(job, &task.spec.request_id) == Some(task.task);
+            Some(again::Cacheable {
+                key: task.spec.cache_key.as_deref()?,
+                planned,
+                made: task.state == CoreTaskState::Succeeded && !task.from_cache,
+            })
+        });
+        let tasks: Vec<_> = cacheable.collect();
+        let again = again::count(tasks.iter().copied());
+        // Smaller segments make everything anew, and mean to.
+        let regrouped = if told.replans > 0 {
+            "replanned"
+        } else {
+            "regrouped"
+        };
+        for (reason, count) in [(regrouped, again.regrouped), ("evicted", again.evicted)] {
+            self.parts
+                .metrics
+                .tasks_again
+                .with_label_values(&[reason])
+                .inc_by(count);
+        }
+    }
+
     fn job_changed(&mut self, job: JobId, phase: &JobPhase) {
         let words = describe(phase);
         let waits = self.must_wait();
@@ -273,6 +304,9 @@ impl Engine {
                 .jobs_finished
                 .with_label_values(&[words.phase.as_str()])
                 .inc();
+            if words.phase == Phase::Succeeded {
+                self.count_again(job);
+            }
         }
         if words.phase.is_terminal() && !before.is_terminal() {
             return self.hold(Held::End(job));

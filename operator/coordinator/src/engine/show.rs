@@ -30,6 +30,7 @@ impl Engine {
             self.cluster_published = now;
             let view = self.cluster_view();
             self.parts.metrics.show(&view);
+            self.parts.metrics.show_cache(self.state.action_cache());
             self.parts.cluster.send_replace(Arc::new(view));
         }
     }
