@@ -100,6 +100,16 @@ fn environment(slot: &Slot, group: &Group) -> Vec<EnvVar> {
             command::configuration(group, command),
         ));
     }
+    if let Some(shards) = &group.prover.shards {
+        env.push(variable(
+            "SP1_BACKEND_ELEMENT_THRESHOLD",
+            shards.element_threshold.to_string(),
+        ));
+        env.push(variable(
+            "SP1_BACKEND_EXECUTOR_MEMORY",
+            shards.executor_memory.0.to_string(),
+        ));
+    }
     if group.devices.are_gpus() && *slot == Slot::Control {
         // Images of provers often ask for all GPUs of the node; planners shall see none.
         env.push(variable("NVIDIA_VISIBLE_DEVICES", "none"));

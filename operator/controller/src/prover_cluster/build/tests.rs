@@ -513,6 +513,85 @@ fn volumes_have_limits_and_shared_memory_is_for_gpus() {
     assert!(args.contains(&json!(format!("--host-memory={}", 54_u64 << 30))));
 }
 
+/// SP1 on workers of several sizes, beside another proof system.
+fn mk_sp1_cluster(memories: &[&str]) -> ProverCluster {
+    let mut cluster = smallest();
+    let group = |(index, memory): (usize, &&str)| json!({ "name": format!("sp1-{index}"), "backend": "sp1", "device": { "cpu": {} }, "resources": { "memory": memory } });
+    let mut groups: Vec<_> = memories.iter().enumerate().map(group).collect();
+    groups.push(json!({ "name": "risc0", "backend": "risc0", "device": { "cpu": {} }, "resources": { "memory": "4Gi" } }));
+    cluster.spec.worker_groups = serde_json::from_value(Value::Array(groups)).unwrap();
+    cluster.spec.backends = serde_json::from_value(json!([
+        { "name": "sp1", "system": "sp1", "image": "localhost/sp1:1" },
+        { "name": "risc0", "system": "risc0", "image": "localhost/risc0:1" },
+    ]))
+    .unwrap();
+    cluster
+}
+
+/// What every container with a prover of a group is told of shards.
+fn shards_of(pod: &Value) -> Vec<(String, Option<Value>, Option<Value>)> {
+    let containers = container_names(pod).into_iter().skip(1);
+    containers
+        .map(|name| {
+            let value = |wanted: &str| Some(variable(container(pod, name), wanted)?["value"].clone());
+            let (elements, memory) = (
+                value("SP1_BACKEND_ELEMENT_THRESHOLD"),
+                value("SP1_BACKEND_EXECUTOR_MEMORY"),
+            );
+            (name.to_owned(), elements, memory)
+        })
+        .collect()
+}
+
+#[test]
+fn all_sp1_provers_of_a_cluster_cut_shards_as_the_smallest_of_them_can_prove_them() {
+    for (memories, elements, executor) in [
+        (
+            &["64Gi", "48Gi"][..],
+            (1_u64 << 28) + (1 << 27),
+            (48_u64 << 30) / 10,
+        ),
+        (&["64Gi", "24Gi"][..], 1 << 27, (24 << 30) / 10),
+        (&["16Gi"][..], 1 << 27, 2 << 30),
+    ] {
+        let resources = built(&mk_sp1_cluster(memories));
+        for index in 0..memories.len() {
+            let shards = shards_of(pod(&resources, &format!("sp1-{index}")));
+            assert_eq!(shards.len(), 2, "a device and the planners: {shards:?}");
+            for (container, told_elements, told_executor) in shards {
+                assert_eq!(told_elements, Some(json!(elements.to_string())), "{container}");
+                assert_eq!(told_executor, Some(json!(executor.to_string())), "{container}");
+            }
+        }
+        let others = shards_of(pod(&resources, "risc0"));
+        assert!(
+            others
+                .iter()
+                .all(|(_, elements, memory)| elements.is_none() && memory.is_none())
+        );
+    }
+}
+
+#[test]
+fn the_planners_of_sp1_have_shared_memory_for_the_executor_and_book_it_themselves() {
+    let resources = built(&mk_sp1_cluster(&["24Gi"]));
+    let sp1 = pod(&resources, "sp1-0");
+    assert_eq!(
+        volume(sp1, "shm-control")["emptyDir"],
+        json!({ "medium": "Memory", "sizeLimit": "12Gi" })
+    );
+    assert!(mounts(container(sp1, "backend-control")).contains("/dev/shm"));
+    assert!(!mounts(container(sp1, "backend-cpu-0")).contains("/dev/shm"));
+    assert_eq!(
+        container(sp1, "backend-control")["resources"]["limits"]["memory"],
+        "24Gi"
+    );
+    // All but the 6 GiB in which artifacts pass.
+    let args = container(sp1, "agent")["args"].as_array().unwrap();
+    assert!(args.contains(&json!(format!("--host-memory={}", 18_u64 << 30))));
+    assert!(!mounts(container(pod(&resources, "risc0"), "backend-control")).contains("/dev/shm"));
+}
+
 #[test]
 fn a_command_backend_runs_our_program_in_the_users_image() {
     let resources = built(&everything());

@@ -49,11 +49,9 @@ pub(super) fn of_worker(cluster: &ValidatedCluster, group: &Group) -> Vec<Volume
     for slot in slots(group) {
         let name = slot.name(group);
         volumes.push(directory(&format!("{TEMPORARY}-{name}"), temporary));
-        if matches!(slot, Slot::Device(_)) && group.memory.shared_per_device.0 > 0 {
-            volumes.push(memory(
-                &format!("{SHARED_MEMORY}-{name}"),
-                group.memory.shared_per_device,
-            ));
+        let shared = shared_memory(&slot, group);
+        if shared.0 > 0 {
+            volumes.push(memory(&format!("{SHARED_MEMORY}-{name}"), shared));
         }
     }
     volumes
@@ -89,11 +87,18 @@ pub(super) fn of_prover(slot: &Slot, group: &Group) -> Vec<VolumeMount> {
         mount(CACHE, names::CACHE_DIRECTORY),
         mount(&format!("{TEMPORARY}-{name}"), "/tmp"),
     ];
-    // CUDA and SP1 share memory between their processes through it, and 64 MiB are soon full.
-    if matches!(slot, Slot::Device(_)) && group.memory.shared_per_device.0 > 0 {
+    if shared_memory(slot, group).0 > 0 {
         mounts.push(mount(&format!("{SHARED_MEMORY}-{name}"), "/dev/shm"));
     }
     mounts
+}
+
+/// CUDA and SP1's executor share memory between their processes through it, and 64 MiB are soon full.
+fn shared_memory(slot: &Slot, group: &Group) -> Bytes {
+    match slot {
+        Slot::Device(_) => group.memory.shared_per_device,
+        Slot::Control => group.memory.shared_by_planners,
+    }
 }
 
 /// One key of a ConfigMap as a file of the same name.

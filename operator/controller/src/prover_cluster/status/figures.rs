@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use prover_crds::{
-    CoordinatorStatus, ProverCluster, ProverClusterStatus, QueueStatus, WorkStatus, WorkerCounts,
-    WithheldProof, WorkerGroupStatus, names,
+    CoordinatorStatus, ProverCluster, ProverClusterStatus, QueueStatus, WithheldProof, WorkStatus,
+    WorkerCounts, WorkerGroupStatus, names,
 };
 use prover_wire::operator_plane::{ClusterState, GroupProofs, WorkerState};
 
@@ -111,7 +111,9 @@ fn of_group(
                 .cloned()
                 .or_else(|| old.and_then(|group| group.deployment.clone())),
         },
-        proofs: proofs.map(|told| told.offered.iter().take(KINDS).cloned().collect()).unwrap_or_default(),
+        proofs: proofs
+            .map(|told| told.offered.iter().take(KINDS).cloned().collect())
+            .unwrap_or_default(),
         withheld_proofs: proofs.map(withheld).unwrap_or_default(),
         reason: trouble.map(|trouble| trouble.reason.to_owned()),
         message: trouble.map(Trouble::short_message),

@@ -6,8 +6,8 @@ use prover_crds::{
 };
 
 use super::{
-    Bytes, Cache, Devices, GpuRequest, Group, Memory, Prover, Replicas, ValidationError, bytes, cores, image,
-    overrides,
+    Bytes, Cache, Devices, GpuRequest, Group, Memory, Prover, Replicas, Shards, ValidationError, bytes,
+    cores, image, overrides,
 };
 
 /// Seconds to finish on a machine that stays.
@@ -26,6 +26,20 @@ const LARGEST_SHARED_MEMORY: Bytes = Bytes::gibi(1);
 const SMALLEST_SHARED_MEMORY: Bytes = Bytes::mebi(64);
 /// Share of the memory that the shared memory of all GPUs' provers takes at most.
 const SHARED_MEMORY_SHARE: u64 = 8;
+/// Share of the memory that planners may have as shared memory at most.
+const PLANNERS_SHARED_SHARE: u64 = 2;
+/// Elements of an SP1 shard, as SP1 chooses them.
+const SP1_ELEMENTS: u64 = (1 << 28) + (1 << 27);
+/// Elements of an SP1 shard where a worker has less than [`LARGE_SP1_MEMORY`].
+const SMALL_SP1_ELEMENTS: u64 = 1 << 27;
+/// Memory of a worker that proves SP1's own shards.
+const LARGE_SP1_MEMORY: Bytes = Bytes::gibi(40);
+/// Share of the memory that an execution of an SP1 program may take.
+const EXECUTOR_SHARE: u64 = 10;
+/// Least that it may take.
+const LEAST_EXECUTOR_MEMORY: Bytes = Bytes::gibi(2);
+/// Most that it may take without being asked for.
+const LARGEST_EXECUTOR_MEMORY: Bytes = Bytes::gibi(24);
 /// Memory that must be left for provers.
 const LEAST_PROVER_MEMORY: Bytes = Bytes::mebi(64);
 /// Size of the cache volume that is chosen without being asked for.
@@ -39,10 +53,11 @@ pub(super) fn validate(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<
     let resources = group.resources.clone().unwrap_or_default();
     let pod = group.pod.clone().unwrap_or_default();
     overrides(&pod, &at("pod"))?;
+    let prover = prover(group, spec)?;
     Ok(Group {
         name: group.name.clone(),
-        prover: prover(group, spec)?,
-        memory: memory(group, &devices)?,
+        memory: memory(group, &devices, prover.system)?,
+        prover,
         devices,
         replicas: replicas(group)?,
         cpu: cores(resources.cpu.as_ref(), &at("resources.cpu"))?,
@@ -82,6 +97,25 @@ fn prover(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<Prover, Valid
         pull_policy: backend.image_pull_policy.unwrap_or(ImagePullPolicy::IfNotPresent),
         args: backend.args.clone(),
         command: backend.command.clone(),
+        // Known once all groups are.
+        shards: None,
+    })
+}
+
+/// How SP1's provers of a cluster cut shards: as the smallest of them can prove them. SP1's own size needs more than 24 GiB.
+pub(super) fn shards(groups: &[Group]) -> Option<Shards> {
+    let smallest = groups
+        .iter()
+        .filter(|group| group.prover.system == ProofSystem::Sp1)
+        .map(|group| group.memory.total)
+        .min()?;
+    Some(Shards {
+        element_threshold: match smallest >= LARGE_SP1_MEMORY {
+            true => SP1_ELEMENTS,
+            false => SMALL_SP1_ELEMENTS,
+        },
+        executor_memory: Bytes(smallest.0 / EXECUTOR_SHARE)
+            .clamp(LEAST_EXECUTOR_MEMORY, LARGEST_EXECUTOR_MEMORY),
     })
 }
 
@@ -149,7 +183,7 @@ fn replicas(group: &WorkerGroup) -> Result<Replicas, ValidationError> {
     }
 }
 
-fn memory(group: &WorkerGroup, devices: &Devices) -> Result<Memory, ValidationError> {
+fn memory(group: &WorkerGroup, devices: &Devices, system: ProofSystem) -> Result<Memory, ValidationError> {
     let at = |name: &str| format!("spec.workerGroups[{}].{name}", group.name);
     let asked = group
         .resources
@@ -181,6 +215,11 @@ fn memory(group: &WorkerGroup, devices: &Devices) -> Result<Memory, ValidationEr
         total,
         exchange,
         shared_per_device,
+        // SP1's executor hands its trace over in a ring that container runtimes' 64 MiB do not hold.
+        shared_by_planners: match system {
+            ProofSystem::Sp1 => Bytes(total.0 / PLANNERS_SHARED_SHARE),
+            _ => Bytes(0),
+        },
     })
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use prover_crds::names::{APPLY_ANNOTATION, LONGEST_CLUSTER_NAME};
-use prover_crds::{NamespacesFrom, PodOverrides, ProverCluster, Quantity, S3Store, names};
+use prover_crds::{NamespacesFrom, PodOverrides, ProofSystem, ProverCluster, Quantity, S3Store, names};
 use url::Url;
 
 pub use error::ValidationError;
@@ -38,6 +38,12 @@ pub fn validate(cluster: &ProverCluster) -> Result<ValidatedCluster, ValidationE
             });
         }
         groups.push(group::validate(group, spec)?);
+    }
+    let shards = group::shards(&groups);
+    for group in &mut groups {
+        if group.prover.system == ProofSystem::Sp1 {
+            group.prover.shards = shards;
+        }
     }
     currencies(cluster)?;
     account_annotations(&groups)?;

@@ -359,7 +359,8 @@ fn memory_is_divided_without_asking() {
         Memory {
             total: Bytes::gibi(4),
             exchange: Bytes::gibi(1),
-            shared_per_device: Bytes(0)
+            shared_per_device: Bytes(0),
+            shared_by_planners: Bytes(0)
         }
     );
     let mut cluster = smallest();
@@ -376,7 +377,8 @@ fn memory_is_divided_without_asking() {
         Memory {
             total: Bytes::gibi(64),
             exchange: Bytes::gibi(8),
-            shared_per_device: Bytes::gibi(1)
+            shared_per_device: Bytes::gibi(1),
+            shared_by_planners: Bytes(0)
         }
     );
 }

@@ -113,6 +113,17 @@ pub struct Prover {
     pub args: Vec<String>,
     /// What to run, exactly for system `command`.
     pub command: Option<CommandBackend>,
+    /// How its shards are cut, exactly for system `sp1`.
+    pub shards: Option<Shards>,
+}
+
+/// What all SP1 provers of a cluster must have in common: with other values they never share a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// Elements of a shard's traces.
+    pub element_threshold: u64,
+    /// What an execution of a program may take.
+    pub executor_memory: Bytes,
 }
 
 /// How containers get their GPU.
@@ -195,6 +206,9 @@ pub struct Memory {
     pub exchange: Bytes,
     /// Of it the shared memory of each GPU's prover; 0 where it is the container's own.
     pub shared_per_device: Bytes,
+    /// Most that planners may have as shared memory; 0 where it is the container's own. What lies there is booked by the
+    /// task that executes a program, so it is not taken away from the provers.
+    pub shared_by_planners: Bytes,
 }
 
 /// The writable volume.
