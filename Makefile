@@ -1,11 +1,12 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
-        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 sp1-alone e2e-sp1 test-sp1 build demo test test-light \
+        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 sp1-alone e2e-sp1 test-sp1 build demo demo-sp1 \
+        test test-light \
         test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
         lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
         bench-sp1 bench-cluster minio kube-apiserver \
-        cluster-up cluster-down cluster-install cluster-images test-cluster images sample-gnark clean
+        cluster-up cluster-down cluster-install cluster-images test-cluster images image-sp1 sample-gnark clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,10 @@ test-sp1: prerequisites programs-sp1 ## The SP1 backend without its prover: exec
 
 build: programs backend-risc0 ## Build everything that local mode needs into target/bin
 	@tools/build-light.sh
+
+demo-sp1: programs-sp1 backend-sp1 ## Prove the Fibonacci sample with SP1 and hold its program's identity to the computed one
+	@tools/build-light.sh
+	@tools/demo-sp1.sh
 
 demo: build ## Prove a program of several segments with two workers and verify the proof
 	@tools/demo.sh
@@ -110,6 +115,9 @@ test-cluster: ## What cluster-up and cluster-down promise, on a second cluster b
 
 images: backend-risc0 ## Build all container images as archives in target/images, without a container engine
 	@tools/images.sh
+
+image-sp1: backend-sp1 ## Build the image of the SP1 backend, which `make images` leaves out
+	@tools/images.sh prover-backend-sp1
 
 sample-gnark: ## Build the sample prover of one's own and the programs of its jobs into target/samples
 	@config/samples/command/gnark/build.sh bundles

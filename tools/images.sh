@@ -20,15 +20,16 @@ case $profile in
 esac
 target=${CARGO_TARGET_DIR:-target}
 static_target=x86_64-unknown-linux-gnu
+# prover-backend-sp1 is built only where it is named: it takes half an hour of two cores the first time.
 all=(prover-operator prover-worker prover-backend-risc0 prover-backend-emulated prover-sample-gnark)
 
 # The programs of an image; the first one is its entrypoint.
 programs_of() {
   case $1 in
     prover-worker) echo prover-worker prover-supervisor prover-backend-command ;;
-    prover-operator | prover-backend-risc0 | prover-backend-emulated | prover-sample-gnark)
+    prover-operator | prover-backend-risc0 | prover-backend-sp1 | prover-backend-emulated | prover-sample-gnark)
       echo "$1" ;;
-    *) echo "there is no image $1: choose from ${all[*]}" >&2; return 2 ;;
+    *) echo "there is no image $1: choose from ${all[*]} prover-backend-sp1" >&2; return 2 ;;
   esac
 }
 
@@ -36,7 +37,7 @@ programs_of() {
 path_of() {
   case $1 in
     prover-supervisor | prover-backend-command) echo "$target/static/$static_target/release/$1" ;;
-    prover-backend-risc0) echo "target/bin/$1" ;;
+    prover-backend-risc0 | prover-backend-sp1) echo "target/bin/$1" ;;
     prover-sample-gnark) echo "target/samples/$1" ;;
     *) echo "$target/$built/$1" ;;
   esac
@@ -49,6 +50,7 @@ build() {
     case $program in
       prover-supervisor | prover-backend-command) static+=(--package "$program") ;;
       prover-backend-risc0) tools/build-backend-risc0.sh ;;
+      prover-backend-sp1) tools/build-backend-sp1.sh ;;
       prover-sample-gnark) config/samples/command/gnark/build.sh "$(path_of "$program")" ;;
       *) light+=(--package "$program") ;;
     esac
