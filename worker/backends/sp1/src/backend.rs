@@ -14,7 +14,7 @@ use crate::runtime::Engine;
 use crate::{leftovers, plan, settings, tasks};
 
 /// Changes when tasks of one version could not be understood by another.
-const TASKS_VERSION: u32 = 1;
+const TASKS_VERSION: u32 = 2;
 
 /// Name of the child that runs planners and other parents.
 const CONTROL_DEVICE: &str = "control";

@@ -64,6 +64,8 @@ struct Known {
     kept: HashMap<String, Vec<u8>>,
     /// What [`Host::exists`] and downloads of the verifying key are about.
     verifying_key: Option<String>,
+    /// The task that makes it, whose result it is.
+    setup: Option<String>,
     /// Tasks that complete a marker, and the parts of the program that shards prove.
     marker_of: HashMap<String, String>,
     markers: HashSet<String>,
@@ -190,12 +192,17 @@ impl ControlHost {
             MemoryScale::of(self.settings.element_threshold),
         );
         let words = Words { inputs, outputs };
+        // A verifying key is small and travels as the task's result: it outlives its job in the action cache then.
+        let outputs = match shape.name {
+            task_type::SETUP => Vec::new(),
+            _ => words.outputs.clone(),
+        };
         Ok(TaskSubmission {
             request_id: request_id.to_owned(),
             task_type: shape.name.to_owned(),
             resources: Some(resources),
             inputs: shape.artifacts.clone(),
-            outputs: words.outputs.clone(),
+            outputs,
             parameters: serde_json::to_vec(&words)?,
             cache_key,
             ..TaskSubmission::default()
@@ -389,10 +396,12 @@ impl Host for ControlHost {
                 return self.store.fail(error).await;
             }
         };
-        if kind == TaskType::SetupVkey {
-            self.known().verifying_key = outputs.first().cloned();
-        }
         let request_id = self.fresh(shape.name);
+        if kind == TaskType::SetupVkey {
+            let mut known = self.known();
+            known.verifying_key = outputs.first().cloned();
+            known.setup = Some(request_id.clone());
+        }
         // What the execution must know of the job goes with SP1's own words.
         let inputs = match kind {
             TaskType::CoreExecute => inputs.into_iter().chain(self.job.to_words()).collect(),
@@ -546,12 +555,18 @@ impl Following {
 
     fn answered(&mut self, ended: Ended) {
         let range = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let marker = known.markers.contains(&ended.0);
-            marker.then(|| known.ranges.get(&ended.0).copied()).flatten()
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if ended.succeeded
+                && known.setup.as_ref() == Some(&ended.task)
+                && let Some(name) = known.verifying_key.clone()
+            {
+                known.kept.insert(name, ended.result.clone());
+            }
+            let marker = known.markers.contains(&ended.task);
+            marker.then(|| known.ranges.get(&ended.task).copied()).flatten()
         };
         match range {
-            Some((start, end)) if ended.1 => {
+            Some((start, end)) if ended.succeeded => {
                 for ended in self.order.push(start, end, ended) {
                     self.tell(ended);
                 }
@@ -560,13 +575,13 @@ impl Following {
         }
     }
 
-    fn tell(&self, (task, succeeded): Ended) {
-        let status = if succeeded {
+    fn tell(&self, ended: Ended) {
+        let status = if ended.succeeded {
             TaskStatus::Succeeded
         } else {
             TaskStatus::FailedFatal
         };
-        let _ = self.results.send((TaskId::new(task), status));
+        let _ = self.results.send((TaskId::new(ended.task), status));
     }
 }
 

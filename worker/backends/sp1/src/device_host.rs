@@ -51,6 +51,8 @@ pub struct DeviceHost {
     next: AtomicU64,
     /// Verifying keys that were made here, by the SHA-256 of their program.
     keys: Mutex<HashMap<[u8; 32], Vec<u8>>>,
+    /// What attempts tell besides their artifacts.
+    results: Mutex<HashMap<u64, Vec<u8>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,6 +74,7 @@ impl Drop for Admitted {
         self.store.over.cancel();
         let mut guests = lock(&self.host.guests);
         guests.remove(&self.attempt);
+        lock(&self.host.results).remove(&self.attempt);
         // Nobody is left who could name them.
         if guests.is_empty() {
             lock(&self.host.chunks).clear();
@@ -117,6 +120,11 @@ impl DeviceHost {
             store,
             words: given,
         }
+    }
+
+    /// What an attempt tells besides its artifacts.
+    pub fn take_result(&self, attempt: u64) -> Vec<u8> {
+        lock(&self.results).remove(&attempt).unwrap_or_default()
     }
 
     /// The verifying key of a program, if it was made here.
@@ -191,6 +199,8 @@ impl Host for DeviceHost {
                 None => Vec::new(),
             };
             self.remember_key(&program, bytes.clone());
+            lock(&self.results).insert(guest.store.attempt.id(), bytes);
+            return Ok(());
         }
         guest.store.write_output(name, bytes).await
     }

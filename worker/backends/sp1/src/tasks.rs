@@ -97,6 +97,7 @@ pub async fn on_device(attempt: &Attempt, engine: &Engine, kind: TaskType) -> Re
     };
     let device_time = admitted.store.failure.guard(work).await?;
     Ok(Completed {
+        result: engine.host().take_result(attempt.id()),
         device_time: device_time
             .filter(|time| !time.is_zero())
             .unwrap_or_else(|| started.elapsed()),

@@ -17,8 +17,16 @@ const MAX_STREAMS: usize = 8;
 /// Pause before a subscription that broke is made again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A task's request id and whether it succeeded.
-pub type Ended = (String, bool);
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its request id.
+    pub task: String,
+    /// Whether it has its result.
+    pub succeeded: bool,
+    /// What it told besides its artifacts.
+    pub result: Vec<u8>,
+}
 
 /// Asks for the end of tasks. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -94,7 +102,11 @@ impl Follower {
                 Some(event) = self.streams.next() => match event {
                     Event::Ended(result) => {
                         for follower in self.waiting.remove(&result.request_id).into_iter().flatten() {
-                            let _ = follower.send((result.request_id.clone(), result.succeeded));
+                            let _ = follower.send(Ended {
+                                task: result.request_id.clone(),
+                                succeeded: result.succeeded,
+                                result: result.result.clone(),
+                            });
                         }
                     }
                     Event::Broken(error) if !error.retry() => return Err(error),
