@@ -39,10 +39,6 @@ fn a_proof_that_misses_something_fails_at_once_with_what_is_missing() {
     assert_eq!(report["reason"], "CircuitsMissing");
     let message = report["message"].as_str().unwrap();
     assert!(message.contains(".complete is missing"), "{message}");
-    assert!(
-        report["timing"]["commandSeconds"].as_f64().unwrap() < 10.0,
-        "{report}"
-    );
 }
 
 #[test]

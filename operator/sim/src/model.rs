@@ -109,7 +109,7 @@ impl JobModel {
             Kind::Plan => 0,
             Kind::Prove => (self.prove_milliseconds >> work.reduction.min(5)).max(20),
             Kind::Join => (self.prove_milliseconds / 4).max(10),
-            Kind::Verify => 20,
+            Kind::Verify | Kind::Setup => 20,
         }
     }
 
@@ -128,6 +128,16 @@ impl JobModel {
                 ..TaskSubmission::default()
             });
             awaited.push(MARKER.to_owned());
+        }
+        if self.cacheable {
+            let work = Work {
+                kind: Kind::Setup,
+                reduction,
+                low: 0,
+                high: 0,
+                total,
+            };
+            call.push(self.submission(&work, vec!["program".to_owned()]));
         }
         for segment in 0..total {
             let work = Work {
@@ -195,11 +205,13 @@ impl JobModel {
             depends_on: Vec::new(),
             inputs,
             outputs: match work.kind {
-                Kind::Verify | Kind::Plan => Vec::new(),
+                Kind::Verify | Kind::Plan | Kind::Setup => Vec::new(),
                 Kind::Prove | Kind::Join => vec![receipt(work.low, work.high, work.total)],
             },
             parameters: work.encode(),
-            cache_key: if cached {
+            cache_key: if work.kind == Kind::Setup {
+                format!("{}-setup", self.program)
+            } else if cached {
                 format!("{}-{}-{}", self.program, work.reduction, work.name())
             } else {
                 String::new()
@@ -216,7 +228,7 @@ impl JobModel {
             (Kind::Prove, true) => (6 * GIB, 12 * GIB),
             (Kind::Prove, false) => (2 * GIB, 4 * GIB),
             (Kind::Join, _) => (GIB, 2 * GIB),
-            (Kind::Verify | Kind::Plan, _) => (GIB / 2, 0),
+            (Kind::Verify | Kind::Plan | Kind::Setup, _) => (GIB / 2, 0),
         }
     }
 }
@@ -245,6 +257,8 @@ pub(crate) enum Kind {
     Prove,
     Join,
     Verify,
+    /// Leaves nothing but a result, which serves later jobs of the program.
+    Setup,
 }
 
 impl Kind {
@@ -256,6 +270,7 @@ impl Kind {
             (Kind::Join, false) => "join",
             (Kind::Join, true) => "join-cached",
             (Kind::Verify, _) => "verify",
+            (Kind::Setup, _) => "setup-cached",
         }
     }
 }
@@ -277,6 +292,7 @@ impl Work {
             Kind::Prove => format!("prove-{}", self.low),
             Kind::Join => format!("join-{}-{}", self.low, self.high),
             Kind::Verify => "verify".to_owned(),
+            Kind::Setup => "setup".to_owned(),
         }
     }
 
@@ -299,6 +315,7 @@ impl Work {
             1 => Kind::Prove,
             2 => Kind::Join,
             3 => Kind::Verify,
+            4 => Kind::Setup,
             _ => return None,
         };
         Some(Work {
@@ -388,6 +405,7 @@ pub(crate) fn description(attempts_at_once: u32) -> BackendDescription {
             task_type("join", "Join", 2, false, Lane::Device),
             task_type("join-cached", "Join", 2, true, Lane::Device),
             task_type("verify", "Verify", 3, false, Lane::Device),
+            task_type("setup-cached", "Setup", 4, true, Lane::Device),
         ],
         hang_after_ms: 0,
         emulated: false,

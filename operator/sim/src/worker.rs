@@ -780,7 +780,7 @@ impl World {
         attempt.marked = true;
         let wait = match attempt.work.kind {
             Kind::Plan => self.models[attempt.assign.job_id.as_str()].execute_milliseconds,
-            Kind::Prove | Kind::Join | Kind::Verify => 1,
+            Kind::Prove | Kind::Join | Kind::Verify | Kind::Setup => 1,
         };
         self.set_stage(place, id, Stage::Running);
         self.later(place, id, (wait * slowness / 100).max(1));
@@ -817,7 +817,7 @@ impl World {
         let segments = match work.kind {
             Kind::Prove => 1u128 << work.low,
             Kind::Join => inputs.iter().fold(0, |all, input| all | input.segments),
-            Kind::Verify | Kind::Plan => 0,
+            Kind::Verify | Kind::Plan | Kind::Setup => 0,
         };
         let content = Content {
             program: model.program,

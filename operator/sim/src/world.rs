@@ -716,6 +716,7 @@ fn limits(setting: &mut Random) -> Limits {
         replans: 1_000,
         prefetch_per_slot: *setting.pick(&[0, 1, 1, 2]),
         cache_entries: *setting.pick(&[8, 1_000]),
+        lasting_results: *setting.pick(&[1, 1_000]),
         // Where stragglers are tried a second time, two attempts of a task may run at once, and no more.
         speculate_after_percent: *setting.pick(&[0, 0, 200]),
         speculate_share_percent: 50,

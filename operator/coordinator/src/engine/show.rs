@@ -86,7 +86,7 @@ impl Engine {
         let mut backends: BTreeMap<(&Arc<str>, &BackendVersion), (&Backend, usize)> = BTreeMap::new();
         for worker in self.workers.values().filter(|worker| worker.session.is_some()) {
             let key = (&worker.spec.group, &worker.backend.version);
-            backends.entry(key).or_insert((&worker.backend, 0)).1 += 1;
+            backends.entry(key).or_insert((&*worker.backend, 0)).1 += 1;
         }
         let mut groups: BTreeMap<&Arc<str>, GroupProofs> = BTreeMap::new();
         for ((group, _), (backend, workers)) in backends {

@@ -92,8 +92,8 @@ fn of_group(
         .status
         .as_ref()
         .and_then(|status| status.groups.iter().find(|group| group.name == name));
-    let told = found.state.as_deref().into_iter().flat_map(|state| &state.proofs);
-    let proofs = told.into_iter().find(|told| told.group == name);
+    let mut told = found.state.as_deref().into_iter().flat_map(|state| &state.proofs);
+    let proofs = told.find(|told| told.group == name);
     WorkerGroupStatus {
         name: name.to_owned(),
         workers: counts,
