@@ -41,7 +41,7 @@ test-sp1: prerequisites programs-sp1 ## The SP1 backend without its prover: exec
 build: programs backend-risc0 ## Build everything that local mode needs into target/bin
 	@tools/build-light.sh
 
-demo-sp1: programs-sp1 backend-sp1 ## Prove the Fibonacci sample with SP1 and hold its program's identity to the computed one
+demo-sp1: programs-sp1 backend-sp1 ## Prove the Fibonacci sample with SP1 and verify the proof against the program
 	@tools/build-light.sh
 	@tools/demo-sp1.sh
 
