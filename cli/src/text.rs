@@ -91,7 +91,10 @@ fn render_facts(text: &mut String, report: &JobReport) {
         facts.push(("Effective", format!("{} Hz", grouped(hertz.round() as u64))));
     }
     if let Some(rate) = report.timing.pgu_per_second {
-        facts.push(("Gas per second", format!("{} PGU/s", grouped(rate.round() as u64))));
+        facts.push((
+            "Gas per second",
+            format!("{} PGU/s", grouped(rate.round() as u64)),
+        ));
     }
     if report.attempts.total > 0 {
         let mut attempts = format!("{} ({} failed)", report.attempts.total, report.attempts.failed);

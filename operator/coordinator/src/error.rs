@@ -129,17 +129,12 @@ pub enum AdmissionError {
     },
     /// A backend of the proof system is there and would make such a proof, but misses something.
     #[error(
-        "no worker makes {system} proofs of kind {kind}. Backend {backend} {version} says: {message}. Repair that and create \
-         the job again"
+        "no worker makes {kind} proofs. Backend {backend} says: {message}. Repair that and create the job again"
     )]
     Withheld {
-        /// Name of the backend.
+        /// Name and version of the backend.
         backend: String,
-        /// Its version.
-        version: String,
-        /// As asked for.
-        system: String,
-        /// As asked for.
+        /// System and kind of the proof, as asked for.
         kind: String,
         /// Its word for it.
         reason: String,

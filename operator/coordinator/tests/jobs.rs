@@ -135,7 +135,10 @@ async fn the_planner_is_told_its_job_and_its_sources() {
         ("proof", "public-values")
     );
     assert_eq!(plan.smallest_worker_memory_bytes, 16 << 30);
-    assert!(!plan.report_gas, "it costs another execution, and nobody asked for it");
+    assert!(
+        !plan.report_gas,
+        "it costs another execution, and nobody asked for it"
+    );
     assert!(plan.max_in_flight >= 1 && !plan.execute_only);
 }
 
@@ -205,11 +208,17 @@ async fn a_kind_that_is_withheld_is_refused_with_what_is_missing_and_the_workers
         .await;
     assert_eq!((error.reason(), error.bad_input()), ("CircuitsMissing", false));
     assert!(
-        error.to_string().contains("/circuits are incomplete: .complete is missing"),
+        error
+            .to_string()
+            .contains("/circuits are incomplete: .complete is missing"),
         "{error}"
     );
     let mut cluster = fixture.coordinator.watch_cluster();
-    let view = cluster.wait_for(|view| !view.proofs.is_empty()).await.unwrap().clone();
+    let view = cluster
+        .wait_for(|view| !view.proofs.is_empty())
+        .await
+        .unwrap()
+        .clone();
     let [group] = view.proofs.as_slice() else {
         panic!("{view:?}")
     };

@@ -396,16 +396,14 @@ fn execution(view: &JobView) -> Option<Execution> {
             .then(|| i32::try_from(told.segment_po2).unwrap_or(64)),
         exit_code: Some(told.exit_code.clamp(-(1 << 32), 1 << 32)),
         gas: told.gas.map(count),
-        public_values_sha256: is_sha256(&told.public_values_sha256).then(|| told.public_values_sha256.clone()),
+        public_values_sha256: is_sha256(&told.public_values_sha256)
+            .then(|| told.public_values_sha256.clone()),
     })
 }
 
 /// Whether the schema takes it: backends are programs of others.
 fn is_sha256(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn stored(binding: &Binding, store: &str) -> StoredArtifact {

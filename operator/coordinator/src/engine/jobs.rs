@@ -379,10 +379,8 @@ fn withheld(request: &JobRequest, backend: &Backend) -> AdmissionError {
         .cloned()
         .unwrap_or_default();
     AdmissionError::Withheld {
-        backend: backend.version.name.to_string(),
-        version: backend.version.version.to_string(),
-        system: request.system.to_string(),
-        kind: request.kind.to_string(),
+        backend: format!("{} {}", backend.version.name, backend.version.version),
+        kind: format!("{} {}", request.system, request.kind),
         reason: told.reason,
         message: told.message,
     }
