@@ -19,6 +19,8 @@ use crate::views::ActionCacheView;
 /// What a success left.
 #[derive(Clone, Debug)]
 struct Cached {
+    /// Entries are numbered as they come: a key that went and came again is as old as its last coming.
+    number: u64,
     job: u64,
     outputs: Vec<(ArtifactName, Binding)>,
     result: Arc<[u8]>,
@@ -29,16 +31,22 @@ struct Cached {
 pub(crate) struct ActionCache {
     entries: BTreeMap<Arc<str>, Cached>,
     /// Oldest first; may name entries that are gone.
-    order: VecDeque<Arc<str>>,
+    order: VecDeque<(u64, Arc<str>)>,
     holders: BTreeMap<Arc<str>, u32>,
     /// Entries that outlive their jobs, oldest first; may name entries that are gone.
-    lasting_order: VecDeque<Arc<str>>,
+    lasting_order: VecDeque<(u64, Arc<str>)>,
+    /// Entries so far.
+    numbers: u64,
     /// Entries that outlive their jobs.
     lasting: usize,
     /// Bytes of their keys and results.
     lasting_bytes: usize,
     /// Entries that made room for others, so far.
     evicted: u64,
+}
+
+fn is_there(entries: &BTreeMap<Arc<str>, Cached>, number: u64, key: &str) -> bool {
+    entries.get(key).is_some_and(|cached| cached.number == number)
 }
 
 impl Cached {
@@ -53,13 +61,15 @@ impl Cached {
 }
 
 impl ActionCache {
-    fn insert(&mut self, key: &Arc<str>, cached: Cached) {
+    fn insert(&mut self, key: &Arc<str>, mut cached: Cached) {
+        self.numbers += 1;
+        cached.number = self.numbers;
         if cached.outlives_its_job() {
             self.lasting += 1;
             self.lasting_bytes += cached.bytes(key);
-            self.lasting_order.push_back(key.clone());
+            self.lasting_order.push_back((self.numbers, key.clone()));
         }
-        self.order.push_back(key.clone());
+        self.order.push_back((self.numbers, key.clone()));
         self.entries.insert(key.clone(), cached);
     }
 
@@ -72,7 +82,7 @@ impl ActionCache {
         // Entries that are gone must not fill the orders.
         for order in [&mut self.order, &mut self.lasting_order] {
             if order.len() > 2 * self.entries.len() + 16 {
-                order.retain(|key| self.entries.contains_key(key));
+                order.retain(|(number, key)| is_there(&self.entries, *number, key));
             }
         }
         Some(cached)
@@ -81,7 +91,7 @@ impl ActionCache {
     /// The oldest entry that must make room for others.
     fn surplus(&mut self, limits: &Limits) -> Option<Arc<str>> {
         loop {
-            let oldest = if self.entries.len() > limits.cache_entries {
+            let (number, oldest) = if self.entries.len() > limits.cache_entries {
                 self.order.pop_front()?
             } else if self.lasting > limits.lasting_results
                 || self.lasting_bytes > limits.lasting_result_bytes
@@ -90,7 +100,7 @@ impl ActionCache {
             } else {
                 return None;
             };
-            if self.entries.contains_key(&oldest) {
+            if is_there(&self.entries, number, &oldest) {
                 return Some(oldest);
             }
         }
@@ -203,6 +213,7 @@ impl State {
             self.cache.hold(&binding.key);
         }
         let cached = Cached {
+            number: 0,
             job: job.0,
             outputs,
             result,
@@ -250,10 +261,9 @@ impl State {
 
     /// Facts of all entries, oldest first.
     pub(crate) fn checkpoint_cache(&self, facts: &mut Vec<Fact>) {
-        let mut told = BTreeSet::new();
-        for key in &self.cache.order {
+        for (number, key) in &self.cache.order {
             if let Some(cached) = self.cache.entries.get(key)
-                && told.insert(key)
+                && cached.number == *number
             {
                 facts.push(Fact::CacheEntryStands {
                     job: JobId(cached.job),
