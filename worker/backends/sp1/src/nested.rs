@@ -69,11 +69,9 @@ pub fn rename_in_record(record: Vec<u8>, rename: impl Fn(&str) -> String) -> Res
     bincode::serialize(&TraceData::Precompile(slices, code))
 }
 
-fn renamed(slice: PrecompileArtifactSlice, rename: &impl Fn(&str) -> String) -> PrecompileArtifactSlice {
-    PrecompileArtifactSlice {
-        artifact: Artifact(rename(&slice.artifact.0)),
-        ..slice
-    }
+fn renamed(mut slice: PrecompileArtifactSlice, rename: &impl Fn(&str) -> String) -> PrecompileArtifactSlice {
+    slice.artifact = Artifact(rename(&slice.artifact.0));
+    slice
 }
 
 /// The deferred output of a core shard, with chunks named by what `chunks` maps their present names to.
