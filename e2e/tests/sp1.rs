@@ -174,7 +174,7 @@ fn a_dead_controller_costs_no_shard_that_was_proved() {
     let done = running.wait().expect_code(0);
     expect_verified(&done, "controller", "permutes");
     let report = done.report();
-    assert_eq!(report["replans"], json!(1));
+    assert_eq!(of_type(&report, "execute").len(), 2, "{report:#}");
     let cached = of_type(&report, "prove-shard")
         .into_iter()
         .filter(|task| task["fromCache"] == json!(true))
@@ -188,7 +188,7 @@ fn a_dead_executor_leaves_neither_processes_nor_shared_memory() {
     let _alone = alone();
     // Four cycles for each step: some seconds of execution.
     let steps = 100_000_000_u64;
-    let mut running = job(
+    let running = job(
         "loops",
         "ExecuteOnly",
         "loop",
@@ -210,16 +210,20 @@ fn a_dead_executor_leaves_neither_processes_nor_shared_memory() {
             .into_iter()
             .find(|process| process.program.starts_with("sp1-native-runner"))
     });
-    assert!(!running.has_ended());
+    let made = await_until("its rings are there", SOON, || {
+        let made: BTreeSet<_> = rings().difference(&before).cloned().collect();
+        (made.len() >= 3).then_some(made)
+    });
     // The agent goes, and what is left has to end by itself.
     Kill::of(&running, running.agents().iter());
     await_until("the executor is gone", SOON, || {
         (!executor.is_alive()).then_some(())
     });
+    await_until("its rings are gone", SOON, || {
+        rings().is_disjoint(&made).then_some(())
+    });
     running.signal(Signal::INT);
     let _ended = running.wait();
-    let left: Vec<_> = rings().difference(&before).cloned().collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -12,8 +12,12 @@ use std::time::{Duration, SystemTime};
 /// Where shared memory has its names.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// How the names of SP1's rings begin, and those of their semaphores.
-const PREFIXES: [&str; 2] = ["sp1_", "sem.sp1_"];
+/// How the names of SP1's rings begin.
+const RING: &str = "sp1_";
+
+/// Around a ring's name in those of its two semaphores.
+const SEMAPHORE: &str = "sem.";
+const SEMAPHORES: [&str; 2] = ["_filled", "_empty"];
 
 /// A ring younger than this may be one that its process has not opened yet.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -31,7 +35,7 @@ pub fn remove_abandoned() {
         })
     };
     let used = mapped_by(&processes());
-    remove(folder, |path| old(path) && !used.contains(path));
+    remove(folder, |file, ring| old(file) && !used.contains(ring));
 }
 
 /// Ends the executors that this process has started and removes their rings. To be called at its very end.
@@ -43,21 +47,33 @@ pub fn end_executions() {
             let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
         }
     }
-    remove(folder, |path| own.contains(path));
+    remove(folder, |_, ring| own.contains(ring));
 }
 
-fn remove(folder: &Path, which: impl Fn(&Path) -> bool) {
+// Which files of which rings: a semaphore goes with its ring, since what processes have mapped of it bears another name.
+fn remove(folder: &Path, which: impl Fn(&Path, &Path) -> bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let of_sp1 = name
-            .to_str()
-            .is_some_and(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+        let Some(ring) = name.to_str().and_then(ring_of) else {
+            continue;
+        };
         let path = entry.path();
         // Another process may have been faster.
-        if of_sp1 && which(&path) && fs::remove_file(&path).is_ok() {
+        if which(&path, &folder.join(ring)) && fs::remove_file(&path).is_ok() {
             tracing::info!(path = %path.display(), "removed shared memory that an execution left behind");
         }
     }
+}
+
+/// The ring that a file belongs to, where it is one of SP1's.
+fn ring_of(name: &str) -> Option<&str> {
+    let ring = match name.strip_prefix(SEMAPHORE) {
+        Some(semaphore) => SEMAPHORES
+            .iter()
+            .find_map(|suffix| semaphore.strip_suffix(suffix))?,
+        None => name,
+    };
+    ring.starts_with(RING).then_some(ring)
 }
 
 fn processes() -> Vec<String> {
@@ -105,17 +121,26 @@ mod tests {
     #[test]
     fn only_rings_of_sp1_that_nobody_uses_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
-        for name in ["sp1_a", "sem.sp1_a_filled", "sp1_b", "other"] {
+        for name in [
+            "sp1_a",
+            "sem.sp1_a_filled",
+            "sem.sp1_a_empty",
+            "sp1_b",
+            "sem.sp1_b_empty",
+            "sem.sp1_c",
+            "other",
+        ] {
             fs::write(folder.path().join(name), b"x").expect("writes");
         }
+        // Mapped semaphores bear the name of the file that they were first.
         let used = folder.path().join("sp1_b");
-        remove(folder.path(), |path| path != used);
+        remove(folder.path(), |_, ring| ring != used);
         let mut left: Vec<_> = fs::read_dir(folder.path())
             .expect("reads")
             .map(|entry| entry.expect("an entry").file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["other", "sp1_b"]);
+        assert_eq!(left, ["other", "sem.sp1_b_empty", "sem.sp1_c", "sp1_b"]);
     }
 
     #[test]
