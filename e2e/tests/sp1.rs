@@ -1,7 +1,6 @@
 //! Real proofs of SP1 through local mode, with processes killed meanwhile. Minutes of all cores each. Those that stand for a
 //! scenario of sp1-cluster's own test suite bear its name; docs/sp1.md says where the others are shown.
 
-use std::collections::BTreeSet;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -184,43 +183,21 @@ fn a_dead_controller_costs_no_shard_that_was_proved() {
 }
 
 #[test]
-fn a_dead_executor_leaves_neither_processes_nor_shared_memory() {
+fn an_executor_does_not_outlive_its_agent() {
     let _alone = alone();
     // Four cycles for each step: some seconds of execution.
     let steps = 100_000_000_u64;
-    let running = job(
-        "loops",
-        "ExecuteOnly",
-        "loop",
-        &steps.to_le_bytes(),
-        1_000_000_000_000,
-    )
-    .start();
-    let rings = || {
-        let entries = std::fs::read_dir("/dev/shm").expect("shared memory").flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        names
-            .filter(|name| name.contains("sp1_"))
-            .collect::<BTreeSet<_>>()
-    };
-    let before = rings();
+    let limit = 1_000_000_000_000;
+    let running = job("loops", "ExecuteOnly", "loop", &steps.to_le_bytes(), limit).start();
     let executor = await_until("the program is executed", SOON, || {
         let processes = running.processes();
         processes
             .into_iter()
             .find(|process| process.program.starts_with("sp1-native-runner"))
     });
-    let made = await_until("its rings are there", SOON, || {
-        let made: BTreeSet<_> = rings().difference(&before).cloned().collect();
-        (made.len() >= 3).then_some(made)
-    });
-    // The agent goes, and what is left has to end by itself.
     Kill::of(&running, running.agents().iter());
     await_until("the executor is gone", SOON, || {
         (!executor.is_alive()).then_some(())
-    });
-    await_until("its rings are gone", SOON, || {
-        rings().is_disjoint(&made).then_some(())
     });
     running.signal(Signal::INT);
     let _ended = running.wait();
