@@ -7,10 +7,6 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use prover_bench::{Cluster, Shape};
 
-/// The allocator of the operator's binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Decisions after which the queue is filled again, outside of the measured time.
 const BATCH: u64 = 20_000;
 

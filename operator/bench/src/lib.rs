@@ -24,6 +24,10 @@ use prover_core::{
 
 use crate::virtual_time::backend;
 
+/// The allocator of the operator's binary, for all benchmarks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Processor time that this thread has used.
 #[must_use]
 pub fn processor_time() -> std::time::Duration {

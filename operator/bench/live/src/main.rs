@@ -29,10 +29,6 @@ use session::HEARD;
 /// Workers of the paced runs.
 const PACED_WORKERS: usize = 1_024;
 
-/// The allocator of the operator's binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 struct Options {
     /// Folder of the results.

@@ -15,10 +15,6 @@ use prover_core::Limits;
 const BEGIN: &str = "<!-- tables of make bench-tables begin -->\n";
 const END: &str = "<!-- tables of make bench-tables end -->\n";
 
-/// The allocator of the operator's binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[derive(Parser)]
 struct Options {
     /// Folder of the results.
