@@ -58,6 +58,22 @@ impl Node {
         self.len += 1;
     }
 
+    /// Gives an entry of a leaf another rank, and its place among the others.
+    fn change(&mut self, from: usize, rank: Rank, mask: u64) {
+        let before = self.ranks[..self.len].partition_point(|other| *other < rank);
+        let to = if before > from {
+            self.ranks.copy_within(from + 1..before, from);
+            self.masks.copy_within(from + 1..before, from);
+            before - 1
+        } else {
+            self.ranks.copy_within(before..from, before + 1);
+            self.masks.copy_within(before..from, before + 1);
+            before
+        };
+        self.ranks[to] = rank;
+        self.masks[to] = mask;
+    }
+
     fn remove(&mut self, at: usize) {
         self.ranks.copy_within(at + 1..self.len, at);
         self.masks.copy_within(at + 1..self.len, at);
@@ -116,6 +132,15 @@ impl MaskTree {
             let old = self.root;
             self.root = self.nodes[old as usize].children[0];
             self.free.push(old);
+        }
+    }
+
+    /// Gives an entry another rank and other classes. Mostly it stays near where it was, which takes one way down the
+    /// tree and no node that splits or ends.
+    pub(crate) fn update(&mut self, old: &Rank, rank: Rank, mask: u64) {
+        if !self.update_below(self.root, old, rank, mask) {
+            self.remove(old);
+            self.insert(rank, mask);
         }
     }
 
@@ -275,6 +300,32 @@ impl MaskTree {
         true
     }
 
+    /// False where the entry belongs into another leaf; then nothing has changed.
+    fn update_below(&mut self, at: u32, old: &Rank, rank: Rank, mask: u64) -> bool {
+        let node = &mut self.nodes[at as usize];
+        if node.leaf {
+            let Ok(from) = node.ranks[..node.len].binary_search(old) else {
+                return false;
+            };
+            node.change(from, rank, mask);
+            return true;
+        }
+        let position = node.position(old);
+        let not_before = position == 0 || rank >= node.ranks[position];
+        let not_behind = position + 1 == node.len || rank < node.ranks[position + 1];
+        let child = node.children[position];
+        if !not_before || !not_behind || !self.update_below(child, old, rank, mask) {
+            return false;
+        }
+        let child_mask = self.nodes[child as usize].mask();
+        let node = &mut self.nodes[at as usize];
+        node.masks[position] = child_mask;
+        if rank < node.ranks[position] {
+            node.ranks[position] = rank;
+        }
+        true
+    }
+
     fn set_mask_below(&mut self, at: u32, rank: &Rank, mask: u64) -> bool {
         if self.nodes[at as usize].leaf {
             let node = &mut self.nodes[at as usize];
@@ -303,7 +354,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_first_entry_with_a_class_is_what_a_sorted_map_finds(
-            operations in prop::collection::vec((0u8..4, 0u64..3, 0u64..50, 0u32..40, any::<u64>(), any::<u64>()), 1..600)
+            operations in prop::collection::vec((0u8..6, 0u64..3, 0u64..50, 0u32..40, any::<u64>(), any::<u64>()), 1..600)
         ) {
             let mut tree = MaskTree::new();
             let mut model: BTreeMap<Rank, u64> = BTreeMap::new();
@@ -315,7 +366,20 @@ mod tests {
                         tree.insert(rank, mask);
                         model.insert(rank, mask);
                     }
-                    2 => {
+                    2 | 3 if !model.contains_key(&rank) => {
+                        // A neighbour moves here: down, or up.
+                        let neighbour = if operation == 2 {
+                            model.range(rank..).next()
+                        } else {
+                            model.range(..rank).next_back()
+                        };
+                        if let Some(neighbour) = neighbour.map(|(rank, _)| *rank) {
+                            tree.update(&neighbour, rank, mask);
+                            model.remove(&neighbour);
+                            model.insert(rank, mask);
+                        }
+                    }
+                    4 => {
                         if let Some(nearest) = model.range(rank..).next().map(|(rank, _)| *rank) {
                             tree.remove(&nearest);
                             model.remove(&nearest);

@@ -314,8 +314,7 @@ impl State {
                 self.tenants[tenant].jobs.set_mask(&rank, mask);
             }
             Some((old_rank, _)) => {
-                self.tenants[tenant].jobs.remove(&old_rank);
-                self.tenants[tenant].jobs.insert(rank, mask);
+                self.tenants[tenant].jobs.update(&old_rank, rank, mask);
             }
         }
         self.jobs[job].published = (mask != 0).then_some((rank, mask));
@@ -365,8 +364,7 @@ impl State {
                 self.tenant_order.set_mask(&rank, mask);
             }
             Some((old_rank, _)) => {
-                self.tenant_order.remove(&old_rank);
-                self.tenant_order.insert(rank, mask);
+                self.tenant_order.update(&old_rank, rank, mask);
             }
         }
         entry.published = (mask != 0).then_some((rank, mask));
