@@ -39,7 +39,7 @@ impl State {
     pub(crate) fn artifact_index(&mut self, job: u32, name: &ArtifactName) -> u32 {
         let entry = &mut self.jobs[job];
         if let Some(index) = entry.artifact_by_name.get(name) {
-            return *index;
+            return index;
         }
         let index = entry.artifacts.len() as u32;
         if entry.artifacts.len() == entry.artifacts.capacity() {
@@ -67,7 +67,6 @@ impl State {
         self.jobs[job]
             .artifact_by_name
             .get(name)
-            .copied()
             .ok_or_else(|| Refusal::NotFound(name.clone()))
     }
 
@@ -321,6 +320,6 @@ impl State {
     pub fn artifact(&self, job: JobId, name: &ArtifactName) -> Option<&Binding> {
         let job = self.jobs.find(job.0)?;
         let index = self.jobs[job].artifact_by_name.get(name)?;
-        self.jobs[job].artifacts[*index as usize].binding.as_deref()
+        self.jobs[job].artifacts[index as usize].binding.as_deref()
     }
 }

@@ -82,7 +82,7 @@ impl State {
         name: RequestId,
         out: &mut Vec<Action>,
     ) -> Result<Answer, Refusal> {
-        let Some(marker) = self.jobs[job].by_request.get(&name).copied() else {
+        let Some(marker) = self.jobs[job].by_request.get(&name) else {
             return Err(Refusal::NotFound(name));
         };
         if !self.tasks[marker].marker {
@@ -160,7 +160,7 @@ impl State {
                 Submission::Known(task) => task,
                 Submission::New(spec, class) => {
                     // Submitted twice in one call: the first one counts.
-                    let earlier = self.jobs[job].by_request.get(&spec.request_id).copied();
+                    let earlier = self.jobs[job].by_request.get(&spec.request_id);
                     match earlier.filter(|earlier| self.tasks[*earlier].spec == spec) {
                         Some(earlier) => earlier,
                         None => self.create_new(job, parent, spec, class, out),
@@ -186,7 +186,7 @@ impl State {
         class: u8,
         out: &mut Vec<Action>,
     ) -> u32 {
-        if let Some(old) = self.jobs[job].by_request.get(&spec.request_id).copied() {
+        if let Some(old) = self.jobs[job].by_request.get(&spec.request_id) {
             // Its content changed with the epoch: the finished one belongs to no plan any more.
             self.forget_request(old);
         }
@@ -209,7 +209,7 @@ impl State {
         {
             return Err(Refusal::RequestIdReused(spec.request_id));
         }
-        if let Some(known) = self.jobs[job].by_request.get(&spec.request_id).copied() {
+        if let Some(known) = self.jobs[job].by_request.get(&spec.request_id) {
             let entry = &self.tasks[known];
             if *entry.spec == spec {
                 return Ok(Submission::Known(known));
@@ -219,7 +219,7 @@ impl State {
             }
         }
         for dependency in &spec.depends_on {
-            if !self.jobs[job].by_request.contains_key(dependency) && !batch.contains_key(dependency) {
+            if self.jobs[job].by_request.get(dependency).is_none() && !batch.contains_key(dependency) {
                 let (task, dependency) = (spec.request_id.clone(), dependency.clone());
                 return Err(Refusal::UnknownDependency { task, dependency });
             }
@@ -234,7 +234,7 @@ impl State {
             let gone = self.jobs[job]
                 .artifact_by_name
                 .get(input)
-                .is_some_and(|index| self.jobs[job].artifacts[*index as usize].gone);
+                .is_some_and(|index| self.jobs[job].artifacts[index as usize].gone);
             if gone {
                 return Err(Refusal::NotFound(input.clone()));
             }

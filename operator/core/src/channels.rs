@@ -78,7 +78,7 @@ impl State {
     ) -> Result<(), Refusal> {
         let mut tasks = Vec::with_capacity(names.len());
         for name in names {
-            let task = self.jobs[job].by_request.get(name).copied();
+            let task = self.jobs[job].by_request.get(name);
             tasks.push(task.ok_or_else(|| Refusal::NotFound(name.clone()))?);
         }
         for task in tasks {
@@ -208,7 +208,7 @@ impl State {
         let task = match name {
             None => own,
             Some(name) => {
-                let found = self.jobs[job].by_request.get(&name).copied();
+                let found = self.jobs[job].by_request.get(&name);
                 found.ok_or(Refusal::NotFound(name))?
             }
         };
@@ -280,7 +280,6 @@ impl State {
         let task = self.jobs[job]
             .by_request
             .get(name)
-            .copied()
             .ok_or_else(|| Refusal::NotFound(name.clone()))?;
         let over = self.tasks[task].stage.is_terminal();
         let links = self.links(task);

@@ -10,9 +10,10 @@ use crate::classes::ClassKey;
 use crate::control::Reservation;
 use crate::fact::Fact;
 use crate::model::{
-    BackendVersion, FailureClass, JobId, JobPolicy, JobSpec, Lane, Milliseconds, RequestId, TaskId,
-    TenantName, TenantPolicy, Timestamp,
+    BackendVersion, FailureClass, JobId, JobPolicy, JobSpec, Lane, Milliseconds, TaskId, TenantName,
+    TenantPolicy, Timestamp,
 };
+use crate::names::Names;
 use crate::order::{MaskTree, Rank};
 use crate::permits::JobPermits;
 use crate::queue::ClassQueues;
@@ -100,7 +101,7 @@ pub(crate) struct Job {
 
     // Tasks.
     pub(crate) tasks: Vec<u32>,
-    pub(crate) by_request: Lookup<RequestId, u32>,
+    pub(crate) by_request: Names,
     /// Tasks of the current plan.
     pub(crate) planned: usize,
     pub(crate) epoch: u32,
@@ -111,7 +112,7 @@ pub(crate) struct Job {
 
     // Artifacts.
     pub(crate) artifacts: Vec<Artifact>,
-    pub(crate) artifact_by_name: Lookup<Arc<str>, u32>,
+    pub(crate) artifact_by_name: Names,
     pub(crate) cache_keys: Vec<Arc<str>>,
     pub(crate) permits: JobPermits,
 
@@ -638,7 +639,7 @@ pub(crate) fn new_job(
         capped: false,
         workers: BTreeMap::new(),
         tasks: Vec::new(),
-        by_request: Lookup::default(),
+        by_request: Names::of(&spec.uid),
         planned: 0,
         ready: 0,
         backoff: 0,
@@ -652,7 +653,7 @@ pub(crate) fn new_job(
         infrastructure_failures: 0,
         speculative: 0,
         artifacts: Vec::new(),
-        artifact_by_name: Lookup::default(),
+        artifact_by_name: Names::of(&spec.uid),
         cache_keys: Vec::new(),
         permits: JobPermits::default(),
         submitted_at: now,

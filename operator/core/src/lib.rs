@@ -23,6 +23,7 @@ mod invariants;
 mod jobs;
 mod leases;
 pub mod model;
+mod names;
 mod order;
 mod permits;
 mod placement;

@@ -268,7 +268,7 @@ impl State {
             }
         }
         for name in &mut spec.depends_on {
-            if let Some((known, _)) = job.by_request.get_key_value(name) {
+            if let Some(known) = job.by_request.known(name) {
                 *name = known.clone();
             }
         }
@@ -296,7 +296,7 @@ impl State {
         let dependencies: Places = spec
             .depends_on
             .iter()
-            .filter_map(|name| by_request.get(name).copied())
+            .filter_map(|name| by_request.get(name))
             .collect();
         let height = self.height_above(&dependencies);
         Described {
@@ -525,8 +525,7 @@ impl State {
         for at in 0..markers {
             let marker = self.jobs[job]
                 .by_request
-                .get(&self.tasks[task].spec.completes[at])
-                .copied();
+                .get(&self.tasks[task].spec.completes[at]);
             if let Some(marker) = marker {
                 self.complete_marker(marker, attempt, out);
             }
@@ -599,7 +598,7 @@ impl State {
         let job = &mut self.jobs[entry.job];
         job.planned -= 1;
         job.concluding -= u32::from(entry.spec.concludes_job);
-        if !job.is_over() && job.by_request.get(&entry.spec.request_id) == Some(&task) {
+        if !job.is_over() && job.by_request.get(&entry.spec.request_id) == Some(task) {
             job.by_request.remove(&entry.spec.request_id);
         }
     }

@@ -365,7 +365,7 @@ impl State {
         self.jobs[job]
             .by_request
             .get(request)
-            .map(|task| TaskId(self.tasks.id(*task)))
+            .map(|task| TaskId(self.tasks.id(task)))
     }
 
     /// All tasks of a job in the order of submission, those of dropped plans too.

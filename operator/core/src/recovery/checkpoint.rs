@@ -129,7 +129,7 @@ impl State {
         }
         self.checkpoint_channel(task, facts);
         let at = entry.finished_at().unwrap_or_default();
-        let named = job.by_request.get(&entry.spec.request_id) == Some(&task);
+        let named = job.by_request.get(&entry.spec.request_id) == Some(task);
         match entry.stage {
             Stage::Succeeded if entry.marker => facts.push(Fact::MarkerCompleted { task: id, at }),
             // Names stand for themselves.

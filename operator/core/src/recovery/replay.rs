@@ -363,7 +363,7 @@ impl Replay {
         let job = self.job(job)?;
         let parent = parent.map(|parent| self.task(parent)).transpose()?;
         self.reach(at);
-        if let Some(old) = self.state.jobs[job].by_request.get(&spec.request_id).copied() {
+        if let Some(old) = self.state.jobs[job].by_request.get(&spec.request_id) {
             self.state.forget_request(old);
         }
         let task = self.insert_task(job, id, parent, epoch, spec)?;
