@@ -25,8 +25,11 @@ use crate::remembered::Record;
 use crate::replica::Replica;
 use crate::role::{Role, TakeOverError};
 
-/// Commands that are applied before views and timers get their turn.
+/// Commands that are taken from the queue at once.
 const COMMANDS_PER_TURN: usize = 256;
+/// What is applied before timers, views and streams get their turn, by the weight of commands: what a turn has for workers
+/// goes to their streams at its end, and must not wait for a dozen large submissions.
+const WEIGHT_PER_PART: usize = 256;
 /// How long the log may be away before new work is refused.
 const LOG_PATIENCE: Duration = Duration::from_secs(10);
 /// How long stepping down waits for the log to have everything.
@@ -262,23 +265,27 @@ impl Actor {
             }
             () = sleep_until(wake) => {}
         }
-        // Whether it still leads comes before anything else is done.
-        if let Some(journal) = journal.as_deref_mut()
-            && journal.note(engine).is_err()
-        {
-            return Some(End::Fenced);
+        let mut commands = batch.into_iter();
+        loop {
+            // Whether it still leads comes before anything else is done.
+            if let Some(journal) = journal.as_deref_mut()
+                && journal.note(engine).is_err()
+            {
+                return Some(End::Fenced);
+            }
+            part(&mut commands, |command| engine.handle(command));
+            engine.run_timers();
+            if let Some(journal) = journal.as_deref_mut()
+                && journal.write(engine).is_err()
+            {
+                return Some(End::Fenced);
+            }
+            self.hand_on(engine);
+            if commands.len() == 0 {
+                return None;
+            }
+            tokio::task::yield_now().await;
         }
-        for command in batch {
-            engine.handle(command);
-        }
-        engine.run_timers();
-        if let Some(journal) = journal
-            && journal.write(engine).is_err()
-        {
-            return Some(End::Fenced);
-        }
-        self.hand_on(engine);
-        None
     }
 
     fn wake_at(&self, engine: &Engine, journal: Option<&Journal>) -> Option<Instant> {
@@ -306,6 +313,17 @@ impl Actor {
                 Err(TrySendError::Closed(_)) => metrics.deletes.with_label_values(&["stopped"]).inc(),
             }
         }
+    }
+}
+
+/// Hands over the commands of one part of a turn: one at least.
+fn part(commands: &mut impl Iterator<Item = Command>, mut handle: impl FnMut(Command)) {
+    let mut weight = 0;
+    while weight < WEIGHT_PER_PART
+        && let Some(command) = commands.next()
+    {
+        weight += command.weight();
+        handle(command);
     }
 }
 
@@ -506,5 +524,74 @@ async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prover_core::{
+        AttemptId, BackendVersion, CallId, DeviceClass, Event, Lane, Requirements, TaskSpec, WorkerId,
+    };
+
+    use super::*;
+
+    fn mk_task(number: usize) -> TaskSpec {
+        TaskSpec {
+            request_id: number.to_string().into(),
+            task_type: "prove".into(),
+            requirements: Requirements {
+                lane: Lane::Device,
+                device_class: DeviceClass::Cpu,
+                host_memory_bytes: 1,
+                vram_bytes: 0,
+                backend: BackendVersion {
+                    name: "emulated".into(),
+                    version: "1.0.0".into(),
+                },
+            },
+            depends_on: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            parameters: Arc::default(),
+            cache_key: None,
+            estimated_device_time: None,
+            completes: Vec::new(),
+            concludes_job: false,
+            marker: false,
+        }
+    }
+
+    fn mk_submission(tasks: usize) -> Command {
+        Command::Call {
+            worker: WorkerId(1),
+            session: 1,
+            event: Event::TasksSubmitted {
+                call: CallId(1),
+                attempt: AttemptId(1),
+                tasks: (0..tasks).map(mk_task).collect(),
+            },
+        }
+    }
+
+    /// Commands by parts of a turn.
+    fn parts(commands: Vec<Command>) -> Vec<usize> {
+        let mut commands = commands.into_iter();
+        let mut parts = Vec::new();
+        while commands.len() > 0 {
+            let mut count = 0;
+            part(&mut commands, |_| count += 1);
+            parts.push(count);
+        }
+        parts
+    }
+
+    #[test]
+    fn a_part_of_a_turn_is_bounded_by_tasks_and_not_by_their_submissions() {
+        let small = (0..300).map(|_| mk_submission(1));
+        assert_eq!(parts(small.collect()), [256, 44]);
+        let large = (0..5).map(|_| mk_submission(128));
+        assert_eq!(parts(large.collect()), [2, 2, 1]);
+        let mixed = [mk_submission(1_000), mk_submission(0), mk_submission(256)];
+        assert_eq!(parts(Vec::from(mixed)), [1, 2]);
     }
 }

@@ -112,3 +112,16 @@ pub enum Command {
         event: Event,
     },
 }
+
+impl Command {
+    /// What it costs, roughly in reports of workers.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Command::Call {
+                event: Event::TasksSubmitted { tasks, .. },
+                ..
+            } => tasks.len().max(1),
+            _ => 1,
+        }
+    }
+}
