@@ -30,6 +30,7 @@ mod sign_in;
 mod sources;
 mod start;
 mod store_watch;
+mod task_list;
 mod view;
 
 pub use admission::{INPUT, PROGRAM, PROOF, PUBLIC_VALUES, policy};
@@ -50,6 +51,7 @@ pub use sources::{
 };
 pub use start::start;
 pub use store_watch::store_reason;
+pub use task_list::TaskList;
 pub use view::{
     ClassDepth, ClusterView, ExecutionReport, GroupDepth, GroupOffer, GroupProofs, JobView, Phase,
     ProofReport, ProofView, QueueDepth, StageProgress, TaskState, TaskView, WithheldProof, WorkerView,

@@ -19,6 +19,7 @@ use crate::admission::{JobRequest, PUBLIC_VALUES};
 use crate::catalogue::Backend;
 use crate::convert;
 use crate::remembered::{JobUsed, Remembered, used};
+use crate::task_list::TaskList;
 use crate::view::{
     ExecutionReport, JobView, Phase, ProofReport, ProofView, StageProgress, TaskState, TaskView,
 };
@@ -28,7 +29,7 @@ const TASKS_PER_INTERVAL: usize = 10_000;
 
 /// Tasks whose views are made at once. A job that changes fast has tens of thousands between two of its views: making
 /// all of them then would hold every worker up for that long.
-const TASKS_PER_REFRESH: usize = 1_024;
+const TASKS_PER_REFRESH: usize = 512;
 
 /// A job that the scheduling core has taken.
 #[derive(Debug)]
@@ -44,8 +45,15 @@ pub(crate) struct JobRecord {
     workers: HashMap<TaskId, (Arc<str>, Arc<str>)>,
     /// Device time by worker group.
     group_times: BTreeMap<Arc<str>, Duration>,
-    views: Vec<Arc<TaskView>>,
-    index: HashMap<TaskId, usize>,
+    views: TaskList,
+    /// By task: whether it counts among the tasks of the current plan.
+    planned: Vec<bool>,
+    /// What the tasks of `views` are doing, by declared task type: a view is made without looking at all of them.
+    tallies: BTreeMap<Arc<str>, Tally>,
+    /// Attempts of the tasks of `views`.
+    attempts: u64,
+    /// Plans that were dropped when `views` was made.
+    replans: u32,
     /// Tasks that changed since the last view.
     changed: BTreeSet<TaskId>,
     /// When the next view is due, if the job changed since the last one.
@@ -59,6 +67,67 @@ pub(crate) struct JobRecord {
     /// What the log was told last of what its attempts took.
     told_used: JobUsed,
     sender: watch::Sender<Arc<JobView>>,
+}
+
+/// Tasks of one type.
+#[derive(Debug, Default)]
+struct Tally {
+    planned: Counts,
+    /// Tasks of dropped plans.
+    dropped: Counts,
+}
+
+impl Tally {
+    fn of(&mut self, planned: bool) -> &mut Counts {
+        if planned {
+            &mut self.planned
+        } else {
+            &mut self.dropped
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    total: u64,
+    running: u64,
+    succeeded: u64,
+    /// Failed or dropped.
+    ended: u64,
+}
+
+impl Counts {
+    fn number(&mut self, state: TaskState) -> Option<&mut u64> {
+        match state {
+            TaskState::Running => Some(&mut self.running),
+            TaskState::Succeeded => Some(&mut self.succeeded),
+            TaskState::Failed | TaskState::Dropped => Some(&mut self.ended),
+            TaskState::Waiting | TaskState::Ready | TaskState::Retrying | TaskState::Assigned => None,
+        }
+    }
+
+    fn add(&mut self, state: TaskState) {
+        self.total += 1;
+        if let Some(number) = self.number(state) {
+            *number += 1;
+        }
+    }
+
+    fn remove(&mut self, state: TaskState) {
+        self.total -= 1;
+        if let Some(number) = self.number(state) {
+            *number -= 1;
+        }
+    }
+
+    fn and(self, other: Counts) -> Counts {
+        Counts {
+            total: self.total + other.total,
+            running: self.running + other.running,
+            succeeded: self.succeeded + other.succeeded,
+            ended: self.ended + other.ended,
+        }
+    }
 }
 
 /// Milliseconds as the standard library's span.
@@ -88,7 +157,7 @@ pub(crate) fn early_view(
         message: message.into(),
         bad_input: false,
         stages: Vec::new(),
-        tasks: Vec::new(),
+        tasks: TaskList::default(),
         execution: None,
         proof: None,
         public_values: None,
@@ -130,8 +199,11 @@ impl JobRecord {
             failed_attempts: 0,
             workers: HashMap::new(),
             group_times: BTreeMap::new(),
-            views: Vec::new(),
-            index: HashMap::new(),
+            views: TaskList::default(),
+            planned: Vec::new(),
+            tallies: BTreeMap::new(),
+            attempts: 0,
+            replans: 0,
             changed: BTreeSet::new(),
             view_due: None,
             phase: Phase::Queued,
@@ -151,7 +223,6 @@ impl JobRecord {
         self.failed_attempts = remembered.used.failed_attempts;
         self.group_times = remembered.used.times();
         self.told_used = remembered.used.clone();
-        self.changed = state.tasks(self.job).map(|task| task.task).collect();
         if let Some(told) = state.job(self.job) {
             self.phase = describe(told.phase).phase;
         }
@@ -205,19 +276,27 @@ impl JobRecord {
     /// Makes a view and shows it.
     pub(crate) fn publish(&mut self, state: &State, now: Timestamp) {
         self.published = now;
+        self.note_replans(state);
         self.refresh_tasks(state);
+        debug_assert!(self.counts_are_those_of(state));
         if let Some(view) = self.view(state, now) {
             self.sender.send_replace(Arc::new(view));
         }
     }
 
+    /// A plan that is dropped takes along tasks that had ended, and nothing is said of those.
+    fn note_replans(&mut self, state: &State) {
+        let replans = state.job(self.job).map_or(0, |told| told.replans);
+        if std::mem::replace(&mut self.replans, replans) != replans {
+            self.changed.extend(state.tasks(self.job).map(|task| task.task));
+        }
+    }
+
     /// What a task used since its last view is put to the group of its last worker.
-    fn count_device_time(&mut self, task: TaskId, total: Duration) {
-        let before = self
-            .index
-            .get(&task)
-            .map_or(Duration::ZERO, |position| self.views[*position].device_time);
-        if let Some((_, group)) = self.workers.get(&task)
+    fn count_device_time(&mut self, told: &prover_core::TaskView<'_>, total: Duration) {
+        let before = self.views.get(told.order as usize);
+        let before = before.map_or(Duration::ZERO, |view| view.device_time);
+        if let Some((_, group)) = self.workers.get(&told.task)
             && total > before
         {
             *self.group_times.entry(group.clone()).or_default() += total - before;
@@ -225,25 +304,77 @@ impl JobRecord {
     }
 
     fn refresh_tasks(&mut self, state: &State) {
+        for told in state.tasks_from(self.job, self.views.len()) {
+            self.changed.remove(&told.task);
+            let view = self.next_task_view(&told);
+            self.count(&view, told.planned);
+            self.views.push(view);
+            self.planned.push(told.planned);
+        }
         for task in std::mem::take(&mut self.changed) {
-            // A task that the core has forgotten keeps its last view.
             let Some(told) = state.task(task) else { continue };
-            let view = Arc::new(self.task_view(&told));
-            self.count_device_time(task, view.device_time);
-            if told.state == CoreTaskState::Succeeded {
-                self.workers.remove(&task);
+            let view = self.next_task_view(&told);
+            let position = told.order as usize;
+            self.uncount(position);
+            self.count(&view, told.planned);
+            self.views.replace(position, view);
+            self.planned[position] = told.planned;
+        }
+    }
+
+    /// Whether what was counted task by task is what all tasks together say.
+    fn counts_are_those_of(&self, state: &State) -> bool {
+        let mut anew: BTreeMap<&Arc<str>, Tally> = BTreeMap::new();
+        for told in state.tasks(self.job) {
+            let declared = self.backend.task_types.contains_key(&told.spec.task_type);
+            if declared {
+                let tally = anew.entry(&told.spec.task_type).or_default();
+                tally.of(told.planned).add(shown_state(told.state));
             }
-            if let Some(position) = self.index.get(&task) {
-                self.views[*position] = view;
-            } else {
-                self.index.insert(task, self.views.len());
-                self.views.push(view);
-            }
+        }
+        let lasting = |counts: &Counts| (counts.total, counts.succeeded, counts.ended);
+        anew.len() == self.tallies.len()
+            && self
+                .tallies
+                .iter()
+                .zip(&anew)
+                .all(|((one, counted), (other, told))| {
+                    one == *other
+                        && lasting(&counted.planned) == lasting(&told.planned)
+                        && lasting(&counted.dropped) == lasting(&told.dropped)
+                })
+    }
+
+    fn next_task_view(&mut self, told: &prover_core::TaskView<'_>) -> Arc<TaskView> {
+        let view = Arc::new(self.task_view(told));
+        self.count_device_time(told, view.device_time);
+        if told.state == CoreTaskState::Succeeded {
+            self.workers.remove(&told.task);
+        }
+        view
+    }
+
+    /// Counts a task as it is shown from now on.
+    fn count(&mut self, view: &TaskView, planned: bool) {
+        self.attempts += u64::from(view.attempts);
+        // Markers may have types that no backend declares: they are no stage.
+        if self.backend.task_types.contains_key(&view.task_type) {
+            let tally = self.tallies.entry(view.task_type.clone()).or_default();
+            tally.of(planned).add(view.state);
+        }
+    }
+
+    /// Counts a task no more as it was shown.
+    fn uncount(&mut self, position: usize) {
+        let view = &self.views[position];
+        self.attempts -= u64::from(view.attempts);
+        if let Some(tally) = self.tallies.get_mut(&view.task_type) {
+            tally.of(self.planned[position]).remove(view.state);
         }
     }
 
     fn task_view(&self, told: &prover_core::TaskView<'_>) -> TaskView {
-        let previous = self.index.get(&told.task).map(|position| &self.views[*position]);
+        let previous = self.views.get(told.order as usize);
         let worker = self
             .workers
             .get(&told.task)
@@ -259,16 +390,7 @@ impl JobRecord {
             task_type: told.spec.task_type.clone(),
             stage,
             marker: told.spec.marker,
-            state: match told.state {
-                CoreTaskState::Waiting => TaskState::Waiting,
-                CoreTaskState::Ready => TaskState::Ready,
-                CoreTaskState::Backoff => TaskState::Retrying,
-                CoreTaskState::Assigned => TaskState::Assigned,
-                CoreTaskState::Running => TaskState::Running,
-                CoreTaskState::Succeeded => TaskState::Succeeded,
-                CoreTaskState::Failed => TaskState::Failed,
-                CoreTaskState::Dropped => TaskState::Dropped,
-            },
+            state: shown_state(told.state),
             attempts: told.attempts,
             started_at: told.started_at,
             ended_at: told.finished_at,
@@ -318,7 +440,7 @@ impl JobRecord {
             bad_input: words.bad_input,
             message,
             reason,
-            stages: self.stages(state, succeeded),
+            stages: self.stages(told.finished_at.is_some(), succeeded),
             tasks: self.views.clone(),
             execution: self.execution.clone(),
             proof: succeeded.then(|| self.proof_view(state)).flatten(),
@@ -335,7 +457,7 @@ impl JobRecord {
             device_seconds: seconds(told.device_time),
             energy_joules: told.energy_millijoules as f64 / 1_000.0,
             // What was fetched ahead and given back is no attempt: the core does not count it.
-            attempts: self.views.iter().map(|task| u64::from(task.attempts)).sum(),
+            attempts: self.attempts,
             failed_attempts: self.failed_attempts,
             failures: told.failures,
             infrastructure_failures: told.infrastructure_failures,
@@ -348,13 +470,21 @@ impl JobRecord {
         })
     }
 
-    fn stages(&self, state: &State, succeeded: bool) -> Vec<StageProgress> {
+    /// What its tasks are doing; those of dropped plans count as soon as the job is over.
+    fn stages(&self, over: bool, succeeded: bool) -> Vec<StageProgress> {
         let mut stages: BTreeMap<(u32, Arc<str>), StageProgress> = BTreeMap::new();
-        for count in state.task_counts(self.job) {
-            // Markers may have types that no backend declares: they are no stage.
-            let Some(task_type) = self.backend.task_types.get(&count.task_type) else {
+        for (name, tally) in &self.tallies {
+            let count = if over {
+                tally.planned.and(tally.dropped)
+            } else {
+                tally.planned
+            };
+            let Some(task_type) = self.backend.task_types.get(name) else {
                 continue;
             };
+            if count.total == 0 {
+                continue;
+            }
             let key = (task_type.stage_order, task_type.stage.clone());
             let stage = stages.entry(key).or_insert_with(|| StageProgress {
                 name: task_type.stage.clone(),
@@ -451,6 +581,19 @@ pub(crate) fn describe(phase: &JobPhase) -> PhaseWords {
             message: message.clone(),
             bad_input: *class == Some(FailureClass::InvalidInput) || STORE_REASONS.contains(&&**reason),
         },
+    }
+}
+
+fn shown_state(state: CoreTaskState) -> TaskState {
+    match state {
+        CoreTaskState::Waiting => TaskState::Waiting,
+        CoreTaskState::Ready => TaskState::Ready,
+        CoreTaskState::Backoff => TaskState::Retrying,
+        CoreTaskState::Assigned => TaskState::Assigned,
+        CoreTaskState::Running => TaskState::Running,
+        CoreTaskState::Succeeded => TaskState::Succeeded,
+        CoreTaskState::Failed => TaskState::Failed,
+        CoreTaskState::Dropped => TaskState::Dropped,
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use prover_core::{BackendVersion, Binding, Forecast, JobId, TaskId, Timestamp};
 
+use crate::task_list::TaskList;
+
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -66,7 +68,7 @@ pub struct JobView {
     /// In the order in which they are shown.
     pub stages: Vec<StageProgress>,
     /// In the order of their submission. Tasks of dropped plans stay, as `Dropped`.
-    pub tasks: Vec<Arc<TaskView>>,
+    pub tasks: TaskList,
     /// What executing the program told, as far as it is known.
     pub execution: Option<ExecutionReport>,
     /// The verified proof. Only of jobs that succeeded and are not emulated.

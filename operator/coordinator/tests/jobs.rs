@@ -46,7 +46,7 @@ async fn a_job_of_two_workers_runs_to_its_verified_proof() {
         ]
     );
     assert_eq!(view.tasks.len(), 7);
-    for task in &view.tasks {
+    for task in view.tasks.iter() {
         assert_eq!((task.state, task.attempts), (TaskState::Succeeded, 1), "{task:?}");
         assert!(
             task.worker

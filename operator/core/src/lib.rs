@@ -49,6 +49,6 @@ pub use model::*;
 pub use recovery::Replay;
 pub use state::State;
 pub use views::{
-    ActionCacheView, AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskTypeCount,
-    TaskView, WorkerView,
+    ActionCacheView, AttemptState, AttemptView, JobView, QueueDepth, Standing, TaskState, TaskView,
+    WorkerView,
 };

@@ -115,6 +115,10 @@ pub struct TaskView<'a> {
     pub spec: &'a TaskSpec,
     /// Where it stands.
     pub state: TaskState,
+    /// Tasks of its job that were submitted before it, those of dropped plans too.
+    pub order: u32,
+    /// Whether it belongs to the current plan of its job.
+    pub planned: bool,
     /// Plan that it belongs to.
     pub epoch: u32,
     /// Attempts so far.
@@ -208,10 +212,6 @@ pub struct WorkerView<'a> {
     pub leaving: bool,
     /// Devices that are out of order.
     pub failed_devices: usize,
-    /// Tasks that it holds the lease of, on devices or fetched ahead.
-    pub device_tasks: u64,
-    /// Estimated device time of those tasks, less what they have run.
-    pub device_time_left: Milliseconds,
     /// Attempts with a slot or host memory.
     pub running: usize,
     /// Attempts fetched ahead.
@@ -222,27 +222,6 @@ pub struct WorkerView<'a> {
     pub host_memory_free_bytes: u64,
     /// Host memory reserved for parents, in bytes.
     pub host_memory_parents_bytes: u64,
-}
-
-/// Tasks of a job by type and state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TaskTypeCount {
-    /// Task type.
-    pub task_type: Arc<str>,
-    /// Tasks of this type.
-    pub total: u64,
-    /// Waiting for others or in backoff.
-    pub waiting: u64,
-    /// Ready to be dispatched.
-    pub ready: u64,
-    /// At a worker, but not started: on the way there or fetched ahead.
-    pub assigned: u64,
-    /// Started.
-    pub running: u64,
-    /// With a result.
-    pub succeeded: u64,
-    /// Failed or dropped.
-    pub ended: u64,
 }
 
 /// Work that waits and runs for one device class of one backend version.
@@ -319,6 +298,8 @@ impl State {
             job: self.job_id(entry.job),
             spec: &entry.spec,
             state: self.task_state(index),
+            order: entry.order,
+            planned: entry.planned,
             epoch: entry.epoch,
             attempts: entry.attempts,
             current: (entry.current != NONE).then(|| {
@@ -370,10 +351,14 @@ impl State {
 
     /// All tasks of a job in the order of submission, those of dropped plans too.
     pub fn tasks(&self, job: JobId) -> impl Iterator<Item = TaskView<'_>> {
-        let tasks = self
-            .jobs
-            .find(job.0)
-            .map_or(&[][..], |index| &self.jobs[index].tasks[..]);
+        self.tasks_from(job, 0)
+    }
+
+    /// Tasks of a job in the order of submission, without so many that come first.
+    pub fn tasks_from(&self, job: JobId, order: usize) -> impl Iterator<Item = TaskView<'_>> {
+        let tasks = self.jobs.find(job.0);
+        let tasks = tasks.and_then(|index| self.jobs[index].tasks.get(order..));
+        let tasks = tasks.unwrap_or_default();
         tasks.iter().map(|task| self.task_view(*task))
     }
 
@@ -382,42 +367,6 @@ impl State {
         let attempts = self.jobs.find(job.0).map(|index| self.attempts_of(index));
         let attempts = attempts.into_iter().flatten();
         attempts.map(|attempt| self.attempt_view(attempt))
-    }
-
-    /// Tasks of a job by type, in the order of first submission; those of dropped plans are left out.
-    pub fn task_counts(&self, job: JobId) -> Vec<TaskTypeCount> {
-        let mut counts: Vec<TaskTypeCount> = Vec::new();
-        for view in self.tasks(job) {
-            let index = self.tasks.find(view.task.0);
-            let over = self.job(job).is_some_and(|job| job.finished_at.is_some());
-            if !over && index.is_some_and(|index| !self.tasks[index].planned) {
-                continue;
-            }
-            let at = match counts
-                .iter()
-                .position(|count| count.task_type == view.spec.task_type)
-            {
-                Some(at) => at,
-                None => {
-                    counts.push(TaskTypeCount {
-                        task_type: view.spec.task_type.clone(),
-                        ..TaskTypeCount::default()
-                    });
-                    counts.len() - 1
-                }
-            };
-            let count = &mut counts[at];
-            count.total += 1;
-            match view.state {
-                TaskState::Waiting | TaskState::Backoff => count.waiting += 1,
-                TaskState::Ready => count.ready += 1,
-                TaskState::Assigned => count.assigned += 1,
-                TaskState::Running => count.running += 1,
-                TaskState::Succeeded => count.succeeded += 1,
-                TaskState::Failed | TaskState::Dropped => count.ended += 1,
-            }
-        }
-        counts
     }
 
     /// Store keys below a prefix that something still names: names of the job, entries of the action cache, names of
@@ -490,12 +439,6 @@ impl State {
             draining: entry.draining,
             leaving: entry.leaving,
             failed_devices: devices().filter(|device| !device.usable).count(),
-            device_tasks: self.device_attempts(entry).count() as u64,
-            device_time_left: Milliseconds(
-                self.device_attempts(entry)
-                    .map(|attempt| self.time_left(attempt).0)
-                    .sum(),
-            ),
             running: entry.control.len()
                 + devices()
                     .map(|d| d.running.len() + d.leaving.len())
@@ -520,6 +463,19 @@ impl State {
         self.worker_by_id
             .get(&worker)
             .map(|index| self.worker_view(*index))
+    }
+
+    /// Tasks that a worker holds the lease of, on devices or fetched ahead, and their estimated device time, less what
+    /// they have run.
+    pub fn device_work(&self, worker: WorkerId) -> (u64, Milliseconds) {
+        let Some(index) = self.worker_by_id.get(&worker) else {
+            return (0, Milliseconds(0));
+        };
+        let attempts = self.device_attempts(&self.workers[*index]);
+        let (tasks, time) = attempts.fold((0, 0), |(tasks, time), attempt| {
+            (tasks + 1, time + self.time_left(attempt).0)
+        });
+        (tasks, Milliseconds(time))
     }
 
     /// Attempts that have a place on a worker: the control lane first, then device by device.

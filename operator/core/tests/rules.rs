@@ -2041,11 +2041,7 @@ fn waiting_work_counts_for_workers_that_could_take_it_and_not_while_its_job_is_s
         "a second each before the first measurement"
     );
     assert_eq!(hand.state.waiting_for(&small), (0, Milliseconds(0)));
-    let told = hand.state.worker(WorkerId(1)).unwrap();
-    assert_eq!(
-        (told.device_tasks, told.device_time_left),
-        (2, Milliseconds(2_000))
-    );
+    assert_eq!(hand.state.device_work(WorkerId(1)), (2, Milliseconds(2_000)));
 
     // A measured time counts from now on.
     let attempt = hand.attempt_of(job, "prove-0");

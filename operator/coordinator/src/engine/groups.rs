@@ -61,8 +61,9 @@ impl Engine {
             .collect();
         for told in self.state.workers() {
             if let Some(depth) = depths.get_mut(&told.spec.group) {
-                depth.work.running_tasks += told.device_tasks;
-                depth.work.running_device_seconds += duration(told.device_time_left).as_secs_f64();
+                let (tasks, time) = self.state.device_work(told.worker);
+                depth.work.running_tasks += tasks;
+                depth.work.running_device_seconds += duration(time).as_secs_f64();
             }
         }
         depths.into_values().collect()

@@ -26,34 +26,25 @@ impl Engine {
         }
         if self.cluster_changed && self.cluster_published + CLUSTER_INTERVAL <= now {
             self.cluster_changed = false;
-            self.note_idle(now);
             self.cluster_published = now;
-            let view = self.cluster_view();
+            let view = self.cluster_view(now);
             self.parts.metrics.show(&view);
             self.parts.metrics.show_cache(self.state.action_cache());
             self.parts.cluster.send_replace(Arc::new(view));
         }
     }
 
-    /// Notes since when workers have had nothing to do.
-    fn note_idle(&mut self, now: Timestamp) {
-        for (id, worker) in &mut self.workers {
-            let told = self.state.worker(*id);
-            let busy = told.is_some_and(|told| told.running + told.prefetched > 0);
-            worker.idle_since = if busy {
-                None
-            } else {
-                Some(worker.idle_since.unwrap_or(now))
+    /// All workers by name; notes since when they have had nothing to do.
+    fn worker_views(&mut self, now: Timestamp) -> Vec<WorkerView> {
+        let mut views = Vec::with_capacity(self.workers.len());
+        for id in self.worker_ids.values() {
+            let Some(worker) = self.workers.get_mut(id) else {
+                continue;
             };
-        }
-    }
-
-    fn cluster_view(&self) -> ClusterView {
-        let mut workers: Vec<_> = self
-            .workers
-            .iter()
-            .map(|(id, worker)| (worker, self.state.worker(*id)))
-            .map(|(worker, told)| WorkerView {
+            let told = self.state.worker(*id);
+            let attempts = told.as_ref().map_or(0, |told| told.running + told.prefetched);
+            worker.idle_since = (attempts == 0).then(|| worker.idle_since.unwrap_or(now));
+            views.push(WorkerView {
                 worker_id: worker.spec.name.clone(),
                 group: worker.spec.group.clone(),
                 connected: worker.session.is_some(),
@@ -64,13 +55,17 @@ impl Engine {
                 failed_devices: told.as_ref().map_or(0, |told| told.failed_devices),
                 backend: worker.backend.version.clone(),
                 devices: worker.spec.devices.len(),
-                attempts: told.as_ref().map_or(0, |told| told.running + told.prefetched),
+                attempts,
                 host_memory_bytes: worker.spec.host_memory_bytes,
                 host_memory_used_bytes: worker.host_memory_used_bytes,
                 process_id: worker.process_id,
-            })
-            .collect();
-        workers.sort_by(|one, other| one.worker_id.cmp(&other.worker_id));
+            });
+        }
+        views
+    }
+
+    fn cluster_view(&mut self, now: Timestamp) -> ClusterView {
+        let workers = self.worker_views(now);
         ClusterView {
             epoch: self.parts.epoch,
             workers,

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use prover_coordinator::{ExecutionReport, ProofReport, ProofView, StageProgress as ViewStage, TaskView};
+use prover_coordinator::{
+    ExecutionReport, ProofReport, ProofView, StageProgress as ViewStage, TaskList, TaskView,
+};
 
 use super::*;
 
@@ -21,7 +23,7 @@ fn mk_view(phase: ViewPhase) -> JobView {
         message: "all workers are busy".into(),
         bad_input: false,
         stages: vec![mk_stage("Execute", 1, 1), mk_stage("Prove", 3, 8)],
-        tasks: Vec::new(),
+        tasks: TaskList::default(),
         execution: Some(ExecutionReport {
             segments: 8,
             user_cycles: 100,
@@ -315,11 +317,12 @@ fn progress_counts_tasks_of_all_stages_and_times_of_each() {
             from_cache: false,
         })
     };
-    view.tasks = vec![
+    let tasks = [
         task("Execute", 11_000, Some(12_000)),
         task("Prove", 14_000, Some(15_000)),
         task("Prove", 13_000, None),
     ];
+    view.tasks = tasks.into_iter().collect();
     let status = of_view(view);
     let progress = status.progress.unwrap();
     assert_eq!(progress.summary, "4/9");
