@@ -12,7 +12,8 @@ use crate::support::proofs::{expect_gnark_verified, gnark_job, gnark_of};
 use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
     Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, agent_log, attempts, await_cluster, await_workers,
-    eventually, expect_no_leaked_artifacts, name, start_cluster, start_emulated, submit, submit_all, workers,
+    eventually, expect_no_leaked_artifacts, expect_nothing_lost, name, start_cluster, start_emulated, submit,
+    submit_all, workers,
 };
 
 /// Jobs that are queued when the image changes.
@@ -123,12 +124,7 @@ fn jobs_pinned_to_an_old_image_finish_on_it_beside_workers_of_the_new_one() {
     let resumed = json!({"spec": {"suspend": false}});
     patch(scene.namespace(), "proofjob", "held", &resumed);
     let done = held.succeeded(JOB_FINISHED);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     expect_gnark_verified(&done);
     eventually(Duration::from_secs(90), || match &deployments()[..] {
         [only] if name(only) != before => Ok(()),

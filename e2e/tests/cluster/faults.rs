@@ -13,8 +13,8 @@ use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{Scene, condition};
 use crate::support::steps::{
     Applied, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, REAL_PROOF, attempts, await_cluster, await_middle,
-    await_workers, expect_no_leaked_artifacts, expect_only_kept, kill_pod, name, restarts, runs_planner,
-    slow_job, start_cluster, start_emulated, submit, submit_in, workers,
+    await_workers, expect_no_leaked_artifacts, expect_nothing_lost, expect_only_kept, kill_pod, name,
+    restarts, runs_planner, slow_job, start_cluster, start_emulated, submit, submit_in, workers,
 };
 
 #[test]
@@ -141,12 +141,7 @@ fn a_lone_coordinator_whose_pod_is_deleted_goes_on_with_its_jobs() {
     ]);
     let done = job.succeeded(JOB_FINISHED);
     assert_eq!(done["status"]["emulated"], true);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     await_workers(&scene, "cpu", 2, POD_REPLACED);
     expect_no_leaked_artifacts(&scene, &[&job]);
     scene.finish();
@@ -274,11 +269,6 @@ fn a_worker_that_is_told_to_leave_finishes_what_it_runs_the_planner_too() {
         "--wait=false",
     ]);
     let done = job.succeeded(JOB_FINISHED);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     scene.finish();
 }

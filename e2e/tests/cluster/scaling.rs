@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::kubectl::{apply, get, list};
 use crate::support::objects::Cluster;
 use crate::support::scene::{Scene, is_true};
-use crate::support::steps::{JOB_FINISHED, attempts, await_cluster, await_workers, name, submit};
+use crate::support::steps::{JOB_FINISHED, await_cluster, await_workers, expect_nothing_lost, name, submit};
 
 /// From work to a connected worker: the scaler's decision, a pod, its start.
 const WORKER_THERE: Duration = Duration::from_secs(60);
@@ -44,12 +44,7 @@ fn workers_come_from_zero_when_work_comes_and_go_again() {
     let job = submit(&scene, &Model::new(16).duration("prove", 1_000).manifest("wakes"));
     await_workers(&scene, "elastic", 2, WORKER_THERE);
     let done = job.succeeded(JOB_FINISHED);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     await_workers(&scene, "elastic", 0, Duration::from_secs(60));
     let deployment = get(scene.namespace(), "deployment", name(&deployments[0])).unwrap();
     assert_eq!(deployment["spec"]["replicas"], 0);

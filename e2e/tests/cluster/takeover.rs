@@ -15,7 +15,8 @@ use crate::support::proofs::{Kind, LONG, expect_verified, fibonacci, risc0};
 use crate::support::scene::{Scene, await_api_server, is_true, random_pause};
 use crate::support::steps::{
     Applied, JOB_FINISHED, POD_REPLACED, REAL_PROOF, attempts, await_middle, await_ready, await_rollout,
-    eventually, expect_no_leaked_artifacts, name, restarts, scale, start_cluster, submit,
+    eventually, expect_no_leaked_artifacts, expect_nothing_lost, name, restarts, scale, start_cluster,
+    submit,
 };
 
 /// Longest time from the end of a leader to another one, where the machine does much else: its Lease of 3 s runs out,
@@ -95,12 +96,7 @@ fn await_next_attempt(
 fn expect_nothing_done_twice(scene: &Scene, group: &str, jobs: &[Value]) {
     let mut done = 0;
     for job in jobs {
-        assert_eq!(
-            (attempts(job, "failed"), attempts(job, "lost")),
-            (0, 0),
-            "{:#}",
-            job["status"]
-        );
+        expect_nothing_lost(job);
         done += attempts(job, "succeeded");
     }
     // The control plane takes pods for not ready while it is long without word of their node.

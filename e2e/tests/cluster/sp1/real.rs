@@ -1,23 +1,21 @@
 //! Scenarios that prove with SP1 in pods. A prover takes up to 10 GB, so one scene runs at a time; what needs no pods is shown
 //! in local mode (`e2e/tests/sp1.rs`).
 
-use std::process::Command;
 use std::time::Duration;
 
-use prover_e2e::{Manifest, bin_directory, binary, sample_program};
+use prover_e2e::{Manifest, sample_program};
 use serde_json::{Value, json};
 
 use crate::support::coordinator;
-use crate::support::kubectl::{apply, kubectl};
+use crate::support::kubectl::apply;
 use crate::support::node;
 use crate::support::objects::{Cluster, image};
-use crate::support::proofs::{allow_jobs_to_read, base64};
+use crate::support::proofs::{base64, expect_accepted, keep_for_jobs};
 use crate::support::scene::{Scene, is_true};
 use crate::support::steps::{
-    Applied, attempts, await_cluster, await_ready, expect_no_leaked_artifacts, kill_pod, name, observed,
-    restarts, submit, workers,
+    Applied, attempts, await_cluster, await_ready, expect_no_leaked_artifacts, expect_nothing_lost, kill_pod,
+    name, observed, restarts, submit, workers,
 };
-use crate::support::store;
 
 /// Longest time until a worker has its keys.
 const KEYS: Duration = Duration::from_secs(900);
@@ -46,16 +44,7 @@ fn start(scene: &Scene, coordinators: u64) -> Applied {
         is_true(cluster, "Ready") && cluster["status"]["workers"]["connected"] == 1 && observed(cluster)
     });
     let program = sample_program(&format!("sp1/{PROGRAM}"));
-    let file = format!("--from-file=program={}", program.display());
-    kubectl(&[
-        "create",
-        "configmap",
-        PROGRAM,
-        "--namespace",
-        scene.namespace(),
-        &file,
-    ]);
-    allow_jobs_to_read(scene.namespace(), PROGRAM);
+    keep_for_jobs(scene.namespace(), PROGRAM, "program", &program);
     let manifest = Manifest::sp1("block", "Core", &program)
         .spec(
             "program",
@@ -68,29 +57,8 @@ fn start(scene: &Scene, coordinators: u64) -> Applied {
 
 /// Downloads the proof that a job claims, and has the command line verify it.
 fn expect_verified(job: &Value) {
-    let proof = &job["status"]["proof"];
-    let uri = proof["uri"].as_str();
-    let uri = uri.unwrap_or_else(|| panic!("no proof: {:#}", job["status"]));
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("proof");
-    store::download(uri, &file);
-    assert_eq!(
-        std::fs::metadata(&file).unwrap().len(),
-        proof["sizeBytes"].as_u64().unwrap()
-    );
-    let output = Command::new(binary("kubectl-proof"))
-        .arg("verify")
-        .arg(&file)
-        .args(["--system", "sp1", "--program"])
-        .arg(sample_program(&format!("sp1/{PROGRAM}")))
-        .env("PROVER_BACKENDS_DIRECTORY", bin_directory())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "the proof is refused: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let program = sample_program(&format!("sp1/{PROGRAM}"));
+    expect_accepted(job, &["--system", "sp1", "--program", program.to_str().unwrap()]);
 }
 
 fn shards(job: &Value) -> u64 {
@@ -126,12 +94,7 @@ fn coordinator_restart() {
     coordinator::await_lead(&scene, &leader, TAKEOVER);
     let done = job.finished(PROOF);
     expect_verified(&done);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     assert_eq!(restarts(&workers(&scene, GROUP)[0]), 0);
     expect_no_leaked_artifacts(&scene, &[&job]);
     scene.finish();

@@ -5,23 +5,22 @@ use std::time::Duration;
 use prover_e2e::Model;
 use serde_json::{Value, json};
 
-use crate::support::kubectl::{apply, await_gone, kubectl, list, patch};
+use crate::support::kubectl::{await_gone, kubectl, list, patch};
 use crate::support::node;
 use crate::support::objects::{CLUSTER, Cluster};
 use crate::support::scene::{Scene, await_api_server, is_true};
 use crate::support::steps::{
-    Applied, CLUSTER_READY, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, attempts, await_cluster, await_middle,
-    await_ready, await_workers, expect_no_leaked_artifacts, name, restarts, slow_job, start_cluster,
-    start_emulated, submit, submit_all, workers,
+    Applied, CLUSTER_READY, JOB_FINISHED, JOB_RUNNING, POD_REPLACED, await_cluster, await_middle,
+    await_ready, await_workers, expect_no_leaked_artifacts, expect_nothing_lost, name, restarts, slow_job,
+    start_cluster, start_emulated, submit, submit_all, workers,
 };
-use crate::support::store;
 
 /// Longest time from a word in the manifest to its effect.
 const HEEDED: Duration = Duration::from_secs(30);
 /// How long an end must hold; that time is what is tested, so nothing can be awaited in its place.
 const HOLDS: Duration = Duration::from_secs(10);
 /// Longest time until every process has gone that a namespace had.
-const SHUT_DOWN: Duration = Duration::from_secs(60);
+const SHUT_DOWN: Duration = Duration::from_secs(120);
 
 /// Whether nothing of the scene's cluster waits or runs.
 fn drained(cluster: &Value) -> bool {
@@ -31,21 +30,25 @@ fn drained(cluster: &Value) -> bool {
         .all(|count| queue[count].as_u64().unwrap_or(0) == 0)
 }
 
+/// Four small jobs of so many segments each.
+fn submit_four(scene: &Scene, segments: u64) -> Vec<Applied> {
+    let manifests: Vec<_> = (0..4)
+        .map(|number| {
+            let model = Model::new(segments).duration("prove", 500);
+            model.manifest(&format!("fib-{number}"))
+        })
+        .collect();
+    submit_all(
+        scene,
+        manifests.iter().map(|manifest| (scene.namespace(), manifest)),
+    )
+}
+
 #[test]
 fn multi_worker() {
     let scene = Scene::new("sp1-multi");
     start_emulated(&scene, 3);
-    let manifests: Vec<_> = (0..4)
-        .map(|number| {
-            Model::new(8)
-                .duration("prove", 500)
-                .manifest(&format!("fib-{number}"))
-        })
-        .collect();
-    let jobs = submit_all(
-        &scene,
-        manifests.iter().map(|manifest| (scene.namespace(), manifest)),
-    );
+    let jobs = submit_four(&scene, 8);
     for job in &jobs {
         job.succeeded(JOB_FINISHED);
     }
@@ -60,17 +63,7 @@ fn mixed_load() {
     start_emulated(&scene, 2);
     let block = submit(&scene, &slow_job("block"));
     await_middle(&block);
-    let manifests: Vec<_> = (0..4)
-        .map(|number| {
-            Model::new(2)
-                .duration("prove", 500)
-                .manifest(&format!("fib-{number}"))
-        })
-        .collect();
-    let small = submit_all(
-        &scene,
-        manifests.iter().map(|manifest| (scene.namespace(), manifest)),
-    );
+    let small = submit_four(&scene, 2);
     for job in &small {
         job.succeeded(JOB_FINISHED);
     }
@@ -139,12 +132,7 @@ fn worker_restart() {
     let after = await_ready(&scene, "cpu", 1, CLUSTER_READY);
     assert_ne!(name(&before[0]), name(&after[0]));
     let done = submit(&scene, &Model::new(4).manifest("b")).succeeded(JOB_FINISHED);
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     scene.finish();
 }
 
@@ -161,12 +149,7 @@ fn api_outage() {
     node::component("start", "kube-apiserver");
     await_api_server();
     let done = job.succeeded(Duration::from_secs(180));
-    assert_eq!(
-        (attempts(&done, "failed"), attempts(&done, "lost")),
-        (0, 0),
-        "{:#}",
-        done["status"]
-    );
+    expect_nothing_lost(&done);
     assert!(
         workers(&scene, "cpu").iter().all(|pod| restarts(pod) == 0),
         "workers must not notice"
@@ -177,37 +160,23 @@ fn api_outage() {
 
 #[test]
 fn shutdown_drain() {
-    let mut scene = Scene::new("sp1-shutdown");
-    let whole = scene.another_namespace("whole");
-    apply(&json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "minio", "namespace": whole},
-        "data": store::credentials(),
-    }));
-    let cluster = Cluster::emulated(&scene).group("cpu", "emulated", json!({"replicas": 2}));
-    let mut cluster = cluster.manifest().clone();
-    cluster["metadata"]["namespace"] = json!(whole);
-    apply(&cluster);
-    let mut job: Value = serde_json::from_str(&slow_job("running").text()).unwrap();
-    job["metadata"]["namespace"] = json!(whole);
-    job["spec"]["clusterRef"] = json!({"name": CLUSTER});
-    apply(&job);
-    let job = Applied {
-        namespace: whole.clone(),
-        name: "running".to_owned(),
-    };
-    job.wait("it runs", CLUSTER_READY, |job| Applied::done(job, "Prove") >= 1);
+    let scene = Scene::new("sp1-shutdown");
+    start_emulated(&scene, 2);
+    let job = submit(&scene, &slow_job("running"));
+    job.wait("it runs", JOB_RUNNING, |job| Applied::done(job, "Prove") >= 1);
+    let namespace = scene.namespace();
     kubectl(&[
         "delete",
         "provercluster",
         CLUSTER,
         "--namespace",
-        &whole,
+        namespace,
         "--wait=false",
     ]);
-    kubectl(&["delete", "namespace", &whole, "--wait=false"]);
-    await_gone(&whole, "namespace", &whole, SHUT_DOWN * 2);
+    kubectl(&["delete", "namespace", namespace, "--wait=false"]);
+    await_gone(namespace, "namespace", namespace, SHUT_DOWN);
     assert!(
-        list(&whole, "pods", "").is_empty(),
+        list(namespace, "pods", "").is_empty(),
         "a process outlived its namespace"
     );
     scene.finish();

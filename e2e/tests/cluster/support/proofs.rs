@@ -1,6 +1,6 @@
 //! Real proofs: of gnark in the user's own image, of RISC Zero; and their verification outside the cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use prover_e2e::{Manifest, Model, bin_directory, binary, sample_program, workspace};
@@ -33,19 +33,27 @@ pub(crate) fn gnark_of(scene: &Scene, image: &str, more: Value) -> Cluster {
         .group("cpu", "gnark", more)
 }
 
-/// ConfigMaps are read for jobs only where their owner allows it.
-pub(crate) fn allow_jobs_to_read(namespace: &str, config_map: &str) {
+/// Puts a file into a ConfigMap, where it is not there yet. Jobs read it only where its owner allows it.
+pub(crate) fn keep_for_jobs(namespace: &str, config_map: &str, key: &str, file: &Path) {
+    if get(namespace, "configmap", config_map).is_some() {
+        return;
+    }
+    let source = format!("--from-file={key}={}", file.display());
+    kubectl(&[
+        "create",
+        "configmap",
+        config_map,
+        "--namespace",
+        namespace,
+        &source,
+    ]);
     let label = "proving.rs/readable-by-proofjobs=true";
     kubectl(&["label", "configmap", config_map, label, "--namespace", namespace]);
 }
 
 /// A Groth16 proof that the seed leads to the public end, for the small bundle in a ConfigMap of the namespace.
 pub(crate) fn gnark_job(namespace: &str, name: &str, seed: u64) -> Manifest {
-    if get(namespace, "configmap", "chain").is_none() {
-        let file = format!("--from-file=bundle={}", sample("chain.bundle").display());
-        kubectl(&["create", "configmap", "chain", "--namespace", namespace, &file]);
-        allow_jobs_to_read(namespace, "chain");
-    }
+    keep_for_jobs(namespace, "chain", "bundle", &sample("chain.bundle"));
     Model::new(1)
         .manifest(name)
         .spec(
@@ -132,18 +140,7 @@ pub(crate) const LONG: u64 = 5_000;
 /// The n-th number of Fibonacci's sequence, with the program in a ConfigMap.
 pub(crate) fn fibonacci(namespace: &str, name: &str, kind: Kind, n: u64) -> Manifest {
     let program = sample_program("fibonacci");
-    if get(namespace, "configmap", "fibonacci").is_none() {
-        let file = format!("--from-file=program={}", program.display());
-        kubectl(&[
-            "create",
-            "configmap",
-            "fibonacci",
-            "--namespace",
-            namespace,
-            &file,
-        ]);
-        allow_jobs_to_read(namespace, "fibonacci");
-    }
+    keep_for_jobs(namespace, "fibonacci", "program", &program);
     let (kind, segment_po2) = match kind {
         Kind::Succinct => ("Succinct", 16),
         Kind::Composite => ("Composite", 14),
@@ -166,6 +163,21 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 
 /// Downloads the proof that a job claims and has the command line verify it against the program's own identity.
 pub(crate) fn expect_verified(job: &Value, program: &str) {
+    let identity = Command::new(binary("prover-backend-risc0"))
+        .args(["image-id", "--program"])
+        .arg(sample_program(program))
+        .output()
+        .unwrap();
+    let identity = String::from_utf8(identity.stdout).unwrap();
+    assert_eq!(
+        job["status"]["proof"]["programId"].as_str(),
+        Some(identity.trim())
+    );
+    expect_accepted(job, &["--image-id", identity.trim()]);
+}
+
+/// Downloads the proof that a job claims and has the command line verify it as these arguments say.
+pub(crate) fn expect_accepted(job: &Value, arguments: &[&str]) {
     let proof = &job["status"]["proof"];
     let uri = proof["uri"]
         .as_str()
@@ -177,17 +189,10 @@ pub(crate) fn expect_verified(job: &Value, program: &str) {
         std::fs::metadata(&file).unwrap().len(),
         proof["sizeBytes"].as_u64().unwrap()
     );
-    let identity = Command::new(binary("prover-backend-risc0"))
-        .args(["image-id", "--program"])
-        .arg(sample_program(program))
-        .output()
-        .unwrap();
-    let identity = String::from_utf8(identity.stdout).unwrap();
-    assert_eq!(proof["programId"].as_str(), Some(identity.trim()));
     let output = Command::new(binary("kubectl-proof"))
         .arg("verify")
         .arg(&file)
-        .args(["--image-id", identity.trim()])
+        .args(arguments)
         .env("PROVER_BACKENDS_DIRECTORY", bin_directory())
         .output()
         .unwrap();

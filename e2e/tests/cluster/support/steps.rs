@@ -233,6 +233,16 @@ pub(crate) fn attempts(job: &Value, kind: &str) -> u64 {
     job["status"]["attempts"][kind].as_u64().unwrap_or(0)
 }
 
+/// No attempt of a job failed or went with its worker.
+pub(crate) fn expect_nothing_lost(job: &Value) {
+    assert_eq!(
+        (attempts(job, "failed"), attempts(job, "lost")),
+        (0, 0),
+        "{:#}",
+        job["status"]
+    );
+}
+
 /// Ready worker pods of a group, oldest first.
 pub(crate) fn workers(scene: &Scene, group: &str) -> Vec<Value> {
     let selector = format!("proving.rs/cluster={CLUSTER},proving.rs/worker-group={group}");
