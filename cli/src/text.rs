@@ -76,13 +76,18 @@ fn render_facts(text: &mut String, report: &JobReport) {
             0 => String::new(),
             po2 => format!(" (segmentPo2 {po2})"),
         };
-        facts.push(("Segments", format!("{}{size}", execution.segments)));
+        // A backend that only executes may neither cut segments nor learn the program's identity.
+        if execution.segments > 0 {
+            facts.push(("Segments", format!("{}{size}", execution.segments)));
+        }
         facts.push(("User cycles", grouped(execution.user_cycles)));
         facts.push(("Total cycles", grouped(execution.total_cycles)));
         if let Some(gas) = execution.gas {
             facts.push(("Gas", format!("{} PGU", grouped(gas))));
         }
-        facts.push(("Program id", execution.program_id.clone()));
+        if !execution.program_id.is_empty() {
+            facts.push(("Program id", execution.program_id.clone()));
+        }
     }
     if report.timing.started_at.is_some() {
         facts.push(("Elapsed", duration(report.timing.elapsed_seconds)));

@@ -8,6 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use prover_backend::{CallError, CancellationToken, TaskError};
 use sp1_prover::worker::TaskError as Sp1Error;
 
+/// Reason of an execution that failed while SP1 told only what followed from it.
+pub const CAUSE_UNTOLD: &str = "ExecutionEnded";
+
+/// What the parts of SP1's executor say when another part has failed. Whichever ends first is all that SP1 tells.
+const CONSEQUENCES: [&str; 3] = ["final vm state not set", "failed to receive", "failed to send"];
+
 /// The first failure of an attempt.
 #[derive(Debug, Default)]
 pub struct Failure {
@@ -79,12 +85,42 @@ pub fn of_exit_code(code: u64) -> Option<TaskError> {
     })
 }
 
+/// What SP1 says of an execution that a program or its input made fail, told to whoever submitted them.
+#[must_use]
+pub fn of_execution(said: &str) -> TaskError {
+    if said.contains("cycle limit") {
+        let message = format!(
+            "the program was stopped: {said}. If it is meant to run that long, raise spec.maxCycles; else look for a loop \
+             that does not end"
+        );
+        return TaskError::invalid_input("ProgramFailed", message);
+    }
+    if !said.contains("terminated abnormally") {
+        return TaskError::invalid_input("ProgramFailed", said);
+    }
+    // The executor's memory is files in /dev/shm without room set aside: writing to them is a bus error when it is full.
+    if said.contains("signal: Some(7)") {
+        return TaskError::retryable(
+            "SharedMemoryFull",
+            format!("{said}: /dev/shm is full or smaller than an executor needs"),
+        );
+    }
+    let message = format!(
+        "the program did what SP1's executor does not survive, such as a jump to where it has no instructions: build it \
+         again with `cargo prove build` and the SP1 version of this backend ({said})"
+    );
+    TaskError::invalid_input("ProgramFailed", message)
+}
+
 /// What SP1 itself says.
 #[must_use]
 pub fn of_sp1(error: &Sp1Error) -> TaskError {
     match error {
         Sp1Error::Retryable(error) => {
             let message = format!("{error:#}");
+            if message.contains("terminated abnormally") {
+                return of_execution(&message);
+            }
             // The watcher of the executor's child saw its own limit or somebody else's signal.
             if message.contains("killed by memory monitor") {
                 return TaskError::fatal(
@@ -100,11 +136,18 @@ pub fn of_sp1(error: &Sp1Error) -> TaskError {
             TaskError::retryable("ProverFailed", message)
         }
         // The program or its input is at fault: SP1 says so for what happens while it executes.
-        Sp1Error::Execution(error) => TaskError::invalid_input("ProgramFailed", error.to_string()),
+        Sp1Error::Execution(error) => of_execution(&error.to_string()),
         Sp1Error::Fatal(error) => {
             let message = format!("{error:#}");
-            if message.contains("failed to execute chunk") || message.contains("cycle limit exceeded") {
-                return TaskError::invalid_input("ProgramFailed", message);
+            if message.contains("failed to execute chunk")
+                || message.contains("cycle limit exceeded")
+                || message.contains("terminated abnormally")
+            {
+                return of_execution(&message);
+            }
+            if CONSEQUENCES.iter().any(|said| message.contains(said)) {
+                let message = format!("the execution of the program broke off: {message}");
+                return TaskError::retryable(CAUSE_UNTOLD, message);
             }
             TaskError::fatal("ProverFailed", message)
         }
@@ -135,6 +178,27 @@ mod tests {
             failure.set(TaskError::retryable("StoreAway", "the store is away"));
         });
         assert_eq!(ended.expect_err("failed").reason, "StoreAway");
+    }
+
+    #[test]
+    fn what_an_executor_does_not_survive_is_the_programs_fault_but_for_full_shared_memory() {
+        let died = |signal| {
+            let said =
+                format!("Child native executor terminated abnormally, code: Some(101), signal: {signal}");
+            of_sp1(&Sp1Error::Execution(ExecutionError::Other(said)))
+        };
+        assert_eq!(died("None").reason, "ProgramFailed");
+        assert!(died("Some(11)").message.contains("cargo prove build"));
+        assert_eq!(died("Some(7)").reason, "SharedMemoryFull");
+        let limit = of_sp1(&Sp1Error::Execution(ExecutionError::ExceededCycleLimit(1000)));
+        assert!(limit.message.contains("raise spec.maxCycles"), "{limit}");
+    }
+
+    #[test]
+    fn a_consequence_of_an_unknown_failure_is_never_fatal() {
+        let consequence = Sp1Error::Fatal(anyhow::anyhow!("final vm state not set"));
+        assert_eq!(of_sp1(&consequence).class, FailureClass::Retryable);
+        assert_eq!(of_sp1(&consequence).reason, CAUSE_UNTOLD);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::device_host::DeviceHost;
-use crate::failure::of_sp1;
+use crate::failure::{of_execution, of_sp1};
 use crate::settings;
 
 /// Stack of a thread: SP1's verifiers and compilers recurse deeply.
@@ -145,7 +145,7 @@ impl Engine {
             let message = format!("{error:#}");
             match message.contains("killed") {
                 true => of_sp1(&Sp1Error::Retryable(error)),
-                false => TaskError::invalid_input("ProgramFailed", message),
+                false => of_execution(&message),
             }
         })
     }

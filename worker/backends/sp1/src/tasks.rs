@@ -5,11 +5,13 @@ use std::time::Instant;
 use prover_backend::protocol::{DeviceClass, InputFormat, ProofReport};
 use prover_backend::{Attempt, Completed, TaskError};
 use prover_sp1_engine::Client;
-use sp1_prover::worker::{RawTaskRequest, TaskError as Sp1Error, TaskId};
+use sp1_prover::worker::{CoreExecuteTaskRequest, RawTaskRequest, TaskError as Sp1Error, TaskId};
 use sp1_prover_types::{Artifact, TaskType};
 
 use crate::circuits::{self, Circuit};
+use crate::codec;
 use crate::control_host::{BEGUN, ControlHost, JobTraits, OWN};
+use crate::failure::{self, of_sp1};
 use crate::graph::Words;
 use crate::input::standard_input;
 use crate::plan::{GasParameters, VerifyParameters, context};
@@ -43,10 +45,34 @@ pub async fn execute(attempt: &Attempt, engine: &Engine, version: &str) -> Resul
     let store = Store::new(attempt.clone());
     let guard = store.over.clone().drop_guard();
     let host = ControlHost::new(store.clone(), job, engine.settings());
-    let work = engine.execute(Client::new(host), TaskId::new(OWN), request);
-    store.failure.guard(work).await?;
+    let work = engine.execute(Client::new(host), TaskId::new(OWN), request.clone());
+    let ended = store.failure.guard(work).await;
     drop(guard);
-    Ok(Completed::default())
+    match ended {
+        Ok(_) => Ok(Completed::default()),
+        Err(error) if error.reason == failure::CAUSE_UNTOLD => {
+            Err(cause(attempt, engine, request).await.unwrap_or(error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Why an execution failed of which SP1 told only a consequence: what the program does when it is executed alone. `None` where
+/// it ends well, so that the next attempt may.
+async fn cause(attempt: &Attempt, engine: &Engine, request: RawTaskRequest) -> Option<TaskError> {
+    let execution = async {
+        let request = CoreExecuteTaskRequest::from_raw(request).map_err(|error| of_sp1(&error))?;
+        let program = attempt.read_input(&request.elf.to_id()).await?;
+        let stdin = attempt.read_input(&request.stdin.to_id()).await?;
+        let unreadable = |error: String| TaskError::artifact("InputUnreadable", error);
+        let stdin = codec::unpack(&stdin).map_err(|error| unreadable(error.to_string()))?;
+        let stdin = bincode::deserialize(&stdin).map_err(|error| unreadable(error.to_string()))?;
+        engine.execute_only(program, stdin, request.cycle_limit).await
+    };
+    match execution.await {
+        Ok(executed) => failure::of_exit_code(executed.exit_code),
+        Err(error) => Some(error),
+    }
 }
 
 /// Runs the task `gas`. Its result is the gas as 8 bytes, little-endian.

@@ -283,6 +283,31 @@ async fn a_program_that_panics_is_bad_input_with_and_without_a_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_jumps_to_where_it_has_no_instructions_is_bad_input_with_and_without_a_proof() {
+    let mut agent = FakeAgent::start(backend()).await;
+    let mut program = program("fibonacci");
+    // The entry point in the header of an ELF file of 64 bits.
+    program[0x18..0x20].copy_from_slice(&16u64.to_le_bytes());
+    let stdin = bincode::serialize(&fibonacci_input()).expect("a stdin");
+    let inputs = [("program", program.as_slice()), ("input", stdin.as_slice())];
+    let (run, mut packed) = execution();
+    packed[0].1.clone_from(&program);
+    let packed: Vec<(&str, &[u8])> = packed
+        .iter()
+        .map(|(name, bytes)| (*name, bytes.as_slice()))
+        .collect();
+    for (run, inputs) in [(job("ExecuteOnly"), &inputs[..]), (run, &packed)] {
+        let failed = agent.run(run, inputs).await.expect_err("dies");
+        assert_eq!(
+            (failed.reason.as_str(), failed.class()),
+            ("ProgramFailed", FailureClass::InvalidInput),
+            "{failed:?}"
+        );
+        assert!(failed.message.contains("cargo prove build"), "{failed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_program_are_refused_before_anything_is_proved() {
     let mut agent = FakeAgent::start(backend()).await;
     let stdin = bincode::serialize(&SP1Stdin::new()).expect("a stdin");
