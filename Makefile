@@ -1,12 +1,13 @@
 # Every target calls one command or one script: there is no logic in this file.
 .DEFAULT_GOAL := help
 .PHONY: manifests chart-readme test-chart test-gitops \
-        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 sp1-alone e2e-sp1 test-sp1 build demo demo-sp1 \
+        help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 backend-sp1-cuda \
+        sp1-alone e2e-sp1 test-sp1 build demo demo-sp1 \
         test test-light \
         test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
         lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
         bench-sp1 bench-cluster minio kube-apiserver \
-        cluster-up cluster-down cluster-install cluster-images test-cluster images image-sp1 sample-gnark clean
+        cluster-up cluster-down cluster-install cluster-images test-cluster images image-sp1 image-sp1-cuda sample-gnark clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ programs-sp1: ## Put SP1's sample programs into target/programs/sp1
 
 backend-sp1: prerequisites ## Build the SP1 backend, which is in the making (docs/sp1.md; 30 core minutes the first time, then cached)
 	@tools/build-backend-sp1.sh
+
+backend-sp1-cuda: prerequisites ## Compile and link the SP1 backend for GPUs into target/bin/cuda, no GPU needed (SP1_CUDA_ARCHS=90)
+	@tools/build-backend-sp1.sh cuda
 
 sp1-alone: prerequisites ## Build the program that verifies and proves with SP1's own sdk, for comparison
 	@tools/build-backend-sp1.sh alone
@@ -118,6 +122,9 @@ images: backend-risc0 ## Build all container images as archives in target/images
 
 image-sp1: backend-sp1 ## Build the image of the SP1 backend, which `make images` leaves out
 	@tools/images.sh prover-backend-sp1
+
+image-sp1-cuda: backend-sp1-cuda ## Build the image of the SP1 backend for GPUs
+	@tools/images.sh prover-backend-sp1-cuda
 
 sample-gnark: ## Build the sample prover of one's own and the programs of its jobs into target/samples
 	@config/samples/command/gnark/build.sh bundles

@@ -20,16 +20,20 @@ case $profile in
 esac
 target=${CARGO_TARGET_DIR:-target}
 static_target=x86_64-unknown-linux-gnu
-# prover-backend-sp1 is built only where it is named: it takes half an hour of two cores the first time.
+# prover-backend-sp1 and prover-backend-sp1-cuda are built only where they are named: they take half an hour of two cores
+# the first time.
 all=(prover-operator prover-worker prover-backend-risc0 prover-backend-emulated prover-sample-gnark)
 
 # The programs of an image; the first one is its entrypoint.
 programs_of() {
   case $1 in
     prover-worker) echo prover-worker prover-supervisor prover-backend-command ;;
-    prover-operator | prover-backend-risc0 | prover-backend-sp1 | prover-backend-emulated | prover-sample-gnark)
+    prover-operator | prover-backend-risc0 | prover-backend-sp1 | prover-backend-sp1-cuda | prover-backend-emulated | \
+      prover-sample-gnark)
       echo "$1" ;;
-    *) echo "there is no image $1: choose from ${all[*]} prover-backend-sp1" >&2; return 2 ;;
+    *)
+      echo "there is no image $1: choose from ${all[*]} prover-backend-sp1 prover-backend-sp1-cuda" >&2
+      return 2 ;;
   esac
 }
 
@@ -38,10 +42,14 @@ path_of() {
   case $1 in
     prover-supervisor | prover-backend-command) echo "$target/static/$static_target/release/$1" ;;
     prover-backend-risc0 | prover-backend-sp1) echo "target/bin/$1" ;;
+    prover-backend-sp1-cuda) echo target/bin/cuda/prover-backend-sp1 ;;
     prover-sample-gnark) echo "target/samples/$1" ;;
     *) echo "$target/$built/$1" ;;
   esac
 }
+
+# Where it lies in its image: a worker starts the backend of a proof system by one name, whatever it was built for.
+installed_at() { echo "/usr/local/bin/${1%-cuda}"; }
 
 # Builds programs, those of one kind together.
 build() {
@@ -51,6 +59,7 @@ build() {
       prover-supervisor | prover-backend-command) static+=(--package "$program") ;;
       prover-backend-risc0) tools/build-backend-risc0.sh ;;
       prover-backend-sp1) tools/build-backend-sp1.sh ;;
+      prover-backend-sp1-cuda) tools/build-backend-sp1.sh cuda ;;
       prover-sample-gnark) config/samples/command/gnark/build.sh "$(path_of "$program")" ;;
       *) light+=(--package "$program") ;;
     esac
@@ -91,13 +100,14 @@ prover:x:65532:' >"$folder/etc/group"
 
 # Lays out the programs: lay_out_programs FOLDER PROGRAM...
 lay_out_programs() {
-  local folder=$1 program
+  local folder=$1 program installed
   shift
   mkdir -p "$folder/usr/local/bin"
   for program in "$@"; do
-    install -m 0755 "$(path_of "$program")" "$folder/usr/local/bin/$program"
+    installed=$folder$(installed_at "$program")
+    install -m 0755 "$(path_of "$program")" "$installed"
     # Debug information would be most of the image.
-    [ "$profile" = release ] || strip --strip-debug "$folder/usr/local/bin/$program"
+    [ "$profile" = release ] || strip --strip-debug "$installed"
   done
   chmod -R u=rwX,go=rX "$folder"
 }
@@ -124,7 +134,7 @@ archive() {
   work=$(mktemp -d)
   lay_out_base "$work/base" "${programs[@]}"
   lay_out_programs "$work/programs" "${programs[@]}"
-  tools/image-archive.sh "$archive" "$registry/$image:$version" "/usr/local/bin/${programs[0]}" "$work/base" "$work/programs"
+  tools/image-archive.sh "$archive" "$registry/$image:$version" "$(installed_at "${programs[0]}")" "$work/base" "$work/programs"
   rm -rf "$work"
   echo "$hash" >"target/images/.$image.inputs"
   printf '%-26s %5s MB  %s\n' "$image" "$(($(stat -c %s "$archive") / 1000000))" "$registry/$image:$version"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that builds and tests need, if they are missing; with the argument `sp1`, those of the SP1
-# backend.
+# backend, with `cuda` those of a build for GPUs without a CUDA toolkit.
 set -euo pipefail
 declare -A package_of
 missing=()
@@ -9,6 +9,7 @@ case ${1:-} in
     package_of=([protoc]=protobuf-compiler)
     # The types that protoc's files import.
     [ -f /usr/include/google/protobuf/any.proto ] || missing+=(libprotobuf-dev) ;;
+  cuda) python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   *) package_of=([clang]=clang [ld.lld]=lld [etcd]=etcd-server [cmake]=cmake [g++]=g++) ;;
 esac
 for program in "${!package_of[@]}"; do

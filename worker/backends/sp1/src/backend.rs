@@ -17,7 +17,7 @@ use crate::{leftovers, plan, settings, tasks};
 const TASKS_VERSION: u32 = 2;
 
 /// Name of the child that runs planners and other parents.
-const CONTROL_DEVICE: &str = "control";
+pub(crate) const CONTROL_DEVICE: &str = "control";
 
 /// Digits of the hash of a verifying key.
 const PROGRAM_ID_DIGITS: usize = 64;

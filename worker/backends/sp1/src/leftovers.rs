@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 /// Where shared memory has its names.
@@ -22,16 +23,38 @@ const SEMAPHORES: [&str; 2] = ["_filled", "_empty"];
 /// A ring younger than this may be one that its process has not opened yet.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// Removes rings of processes that are gone. To be called before this process makes any, and where all that may have made some
-/// can be seen.
+/// Removes rings of processes that are gone, now and once those are old enough that are too young now: a child that is
+/// killed is followed by another one at once. To be called before this process makes any, and where all that may have made
+/// some can be seen.
 pub fn remove_abandoned() {
-    let folder = Path::new(SHARED_MEMORY);
+    // It ends with the process.
+    drop(look_twice(Path::new(SHARED_MEMORY), YOUNG));
+}
+
+fn look_twice(folder: &Path, young: Duration) -> Option<JoinHandle<()>> {
+    look(folder, young);
+    let folder = folder.to_owned();
+    let again = move || {
+        std::thread::sleep(young);
+        look(&folder, young);
+    };
+    let builder = std::thread::Builder::new().name("leftovers".to_owned());
+    match builder.spawn(again) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            tracing::warn!(%error, "rings of the last minute stay until the next start");
+            None
+        }
+    }
+}
+
+fn look(folder: &Path, young: Duration) {
     let old = |path: &Path| {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
         modified.is_ok_and(|modified| {
             SystemTime::now()
                 .duration_since(modified)
-                .is_ok_and(|age| age >= YOUNG)
+                .is_ok_and(|age| age >= young)
         })
     };
     let used = mapped_by(&processes());
@@ -141,6 +164,18 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["other", "sem.sp1_b_empty", "sem.sp1_c", "sp1_b"]);
+    }
+
+    #[test]
+    fn what_is_too_young_at_the_start_is_removed_when_it_is_old_enough() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ring = folder.path().join("sp1_a");
+        fs::write(&ring, b"x").expect("writes");
+        look(folder.path(), Duration::from_secs(3600));
+        assert!(ring.exists(), "its process may open it yet");
+        let again = look_twice(folder.path(), Duration::from_millis(100)).expect("a thread");
+        again.join().expect("ends");
+        assert!(!ring.exists());
     }
 
     #[test]

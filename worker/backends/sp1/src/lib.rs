@@ -8,6 +8,7 @@ pub mod backend;
 pub mod circuits;
 pub mod codec;
 pub mod control_host;
+pub mod device;
 pub mod device_host;
 pub mod failure;
 pub mod graph;

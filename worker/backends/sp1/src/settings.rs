@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use prover_sp1_engine::Settings;
+use prover_sp1_engine::{ELEMENTS_OF_ANY_GPU, Settings};
 
 use crate::graph::MemoryScale;
 
@@ -61,10 +61,11 @@ fn from(
             _ => Err(SettingsError { name, value, least }),
         },
     };
-    let elements = if machine_bytes >= LARGE_MACHINE_BYTES {
-        MemoryScale::REFERENCE_ELEMENTS
-    } else {
-        SMALL_ELEMENTS
+    let elements = match machine_bytes >= LARGE_MACHINE_BYTES {
+        // The child of the control lane cuts the shards, and sees no GPU.
+        true if gpu => ELEMENTS_OF_ANY_GPU,
+        true => MemoryScale::REFERENCE_ELEMENTS,
+        false => SMALL_ELEMENTS,
     };
     let executor = (machine_bytes / 10).clamp(LEAST_EXECUTOR_BYTES, MOST_EXECUTOR_BYTES);
     Ok(Settings {
@@ -128,6 +129,19 @@ mod tests {
         assert_eq!(large.element_threshold, MemoryScale::REFERENCE_ELEMENTS);
         assert_eq!(large.executor_memory_bytes, (96 << 30) / 10);
         assert_ne!(version_suffix(&small), version_suffix(&large));
+    }
+
+    #[test]
+    fn a_build_for_gpus_cuts_shards_that_every_gpu_can_prove_and_shares_no_job_with_one_for_processors() {
+        let gpu = from(|_| None, 96 << 30, true).expect("settings");
+        assert_eq!(gpu.element_threshold, ELEMENTS_OF_ANY_GPU);
+        for gib in [20, 24, 80] {
+            prover_sp1_engine::check_gpu("a GPU", gib << 30, &gpu).expect("fits");
+        }
+        let asked = |name: &str| (name == ELEMENTS_VARIABLE).then(|| ELEMENTS_OF_ANY_GPU.to_string());
+        let cpu = from(asked, 96 << 30, false).expect("settings");
+        assert_eq!(version_suffix(&gpu), version_suffix(&cpu) + ".gpu");
+        assert!(gpu.core_opts().global_dependencies_opt && !cpu.core_opts().global_dependencies_opt);
     }
 
     #[test]

@@ -573,6 +573,31 @@ fn all_sp1_provers_of_a_cluster_cut_shards_as_the_smallest_of_them_can_prove_the
 }
 
 #[test]
+fn sp1_shards_are_smaller_unless_all_gpus_are_known_to_have_memory_for_large_ones() {
+    let reference = (1_u64 << 28) + (1 << 27);
+    let any_gpu = reference - (1 << 26) - (1 << 25) - (1 << 24);
+    for (gpu, elements) in [
+        (json!({}), any_gpu),
+        (json!({ "minMemory": "24Gi" }), any_gpu),
+        (json!({ "minMemory": "40Gi" }), reference),
+    ] {
+        let mut cluster = mk_sp1_cluster(&["64Gi", "64Gi"]);
+        let device = json!({ "gpu": gpu });
+        cluster.spec.worker_groups[0].device = serde_json::from_value(device.clone()).unwrap();
+        let resources = built(&cluster);
+        for group in ["sp1-0", "sp1-1"] {
+            for (container, told, _) in shards_of(pod(&resources, group)) {
+                assert_eq!(
+                    told,
+                    Some(json!(elements.to_string())),
+                    "{container} beside {device}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_planners_of_sp1_have_shared_memory_for_the_executor_and_book_it_themselves() {
     let resources = built(&mk_sp1_cluster(&["24Gi"]));
     let sp1 = pod(&resources, "sp1-0");

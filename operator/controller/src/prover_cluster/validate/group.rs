@@ -30,6 +30,9 @@ const SHARED_MEMORY_SHARE: u64 = 8;
 const PLANNERS_SHARED_SHARE: u64 = 2;
 /// Elements of an SP1 shard, as SP1 chooses them.
 const SP1_ELEMENTS: u64 = (1 << 28) + (1 << 27);
+/// Elements of an SP1 shard that every GPU can prove which SP1 takes, and how much memory one must have for more.
+const SP1_ELEMENTS_OF_ANY_GPU: u64 = SP1_ELEMENTS - (1 << 26) - (1 << 25) - (1 << 24);
+const LARGE_SP1_GPU: Bytes = Bytes::gibi(27);
 /// Elements of an SP1 shard where a worker has less than [`LARGE_SP1_MEMORY`].
 const SMALL_SP1_ELEMENTS: u64 = 1 << 27;
 /// Memory of a worker that proves SP1's own shards.
@@ -102,15 +105,20 @@ fn prover(group: &WorkerGroup, spec: &ProverClusterSpec) -> Result<Prover, Valid
     })
 }
 
-/// How SP1's provers of a cluster cut shards: as the smallest of them can prove them. SP1's own size needs more than 24 GiB.
+/// How SP1's provers of a cluster cut shards: as the smallest of them can prove them. SP1's own size needs more than 24 GiB,
+/// on a GPU more than 26 GiB of its memory: docs/sp1.md.
 pub(super) fn shards(groups: &[Group]) -> Option<Shards> {
-    let smallest = groups
+    let groups = groups
         .iter()
-        .filter(|group| group.prover.system == ProofSystem::Sp1)
-        .map(|group| group.memory.total)
-        .min()?;
+        .filter(|group| group.prover.system == ProofSystem::Sp1);
+    let smallest = groups.clone().map(|group| group.memory.total).min()?;
+    let small_gpu = |group: &Group| match &group.devices {
+        Devices::Cpu { .. } => false,
+        Devices::Gpu { min_memory, .. } => min_memory.is_none_or(|memory| memory < LARGE_SP1_GPU),
+    };
     Some(Shards {
         element_threshold: match smallest >= LARGE_SP1_MEMORY {
+            true if groups.clone().any(small_gpu) => SP1_ELEMENTS_OF_ANY_GPU,
             true => SP1_ELEMENTS,
             false => SMALL_SP1_ELEMENTS,
         },

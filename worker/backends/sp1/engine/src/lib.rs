@@ -7,6 +7,12 @@
 
 mod client;
 mod control;
+#[cfg(not(feature = "cuda"))]
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
+#[cfg(not(feature = "cuda"))]
 mod lazy;
 mod prover;
 mod settings;
@@ -17,6 +23,7 @@ pub type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub use client::{Client, Host};
 pub use control::{Executed, check_program, control, execute, execute_only};
+pub use device::{DeviceError, ELEMENTS_OF_ANY_GPU, ON_GPU, check_device, check_gpu};
 pub use prover::Prover;
 pub use settings::Settings;
 pub use verifier::{Checked, Verifier, program_id, user_proof, verify_by_id};

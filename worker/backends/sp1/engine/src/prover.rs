@@ -1,22 +1,17 @@
 //! What runs on a device: SP1's prover with all its keys.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use sp1_core_machine::riscv::RiscvAir;
-use sp1_hypercube::prover::{CpuShardProver, ProverSemaphore};
-use sp1_prover::SP1ProverComponents as _;
-use sp1_prover::worker::{RawTaskRequest, SP1Worker, SP1WorkerBuilder, TaskError, TaskId, TaskMetadata};
+use sp1_prover::worker::{RawTaskRequest, SP1Worker, TaskError, TaskId, TaskMetadata};
 use sp1_prover_types::TaskType;
 
-use crate::lazy::{Components, LazyProver, WrapBuilder};
+#[cfg(not(feature = "cuda"))]
+use crate::cpu::{self as build, Components};
+#[cfg(feature = "cuda")]
+use crate::cuda::{self as build, Components};
 use crate::{Boxed, Client, Settings};
-
-/// Proofs that SP1's CPU prover makes at once: its own default. A task makes one after the other.
-const PROOFS_AT_ONCE: usize = 4;
 
 /// SP1's prover. Cheap to clone.
 #[derive(Clone)]
@@ -26,31 +21,14 @@ pub struct Prover {
 
 impl Prover {
     /// Makes the programs of all recursion tasks, and what must be known of their keys: minutes on a CPU where `keys` is empty.
+    /// On a GPU it makes the keys themselves, and keeps nothing in `keys`.
     pub fn build(client: Client, settings: Settings, keys: Option<PathBuf>) -> Boxed<'static, Result<Self>> {
         Box::pin(Self::build_here(client, settings, keys))
     }
 
     async fn build_here(client: Client, settings: Settings, keys: Option<PathBuf>) -> Result<Self> {
         let started = Instant::now();
-        let permits = ProverSemaphore::new(PROOFS_AT_ONCE);
-        let core = Components::core_verifier(RiscvAir::machine());
-        let core = CpuShardProver::new(core.shard_verifier().clone());
-        let compress = Components::compress_verifier();
-        let compress = CpuShardProver::new(compress.shard_verifier().clone());
-        let compress = LazyProver::new(compress, "compress", keys.clone());
-        let shrink = Components::shrink_verifier();
-        let shrink = CpuShardProver::new(shrink.shard_verifier().clone());
-        let shrink = LazyProver::new(shrink, "shrink", keys);
-        let worker = SP1WorkerBuilder::<Components>::new()
-            .with_core_air_prover(Arc::new(core), permits.clone())
-            .with_compress_air_prover(Arc::new(compress), permits.clone())
-            .with_shrink_air_prover(Arc::new(shrink), permits.clone())
-            .with_wrap_air_prover(WrapBuilder, permits)
-            .with_core_opts(settings.core_opts())
-            .with_artifact_client(client.clone())
-            .with_worker_client(client)
-            .build()
-            .await?;
+        let worker = build::worker(client, settings, keys).await?;
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "the prover is ready");
         Ok(Self { worker })
     }
