@@ -177,11 +177,16 @@ impl ArtifactStore for FolderStore {
         .await
     }
 
-    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
+    async fn list_after(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
         let (prefix, limit) = (prefix.clone(), limit.min(MAX_LIST_OBJECTS));
-        let name = prefix.clone();
+        let (name, after) = (prefix.clone(), after.cloned());
         self.run(Operation::List, name.as_str(), move |shared| {
-            shared.list(&prefix, limit)
+            shared.list(&prefix, after.as_ref(), limit)
         })
         .await
     }
@@ -454,10 +459,11 @@ impl Shared {
         Ok(count)
     }
 
-    fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
+    fn list(&self, prefix: &Prefix, after: Option<&Key>, limit: usize) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
         let folder = self.root.join(prefix.as_str().trim_end_matches('/'));
-        list_folder(&folder, prefix.as_str(), limit, &mut listing)
+        let after = after.map_or("", Key::as_str);
+        list_folder(&folder, prefix.as_str(), after, limit, &mut listing)
             .map_err(|error| self.error(prefix.as_str(), error))?;
         Ok(listing)
     }
@@ -588,7 +594,13 @@ fn is_reserved(entry: &fs::DirEntry) -> bool {
 }
 
 /// Adds the objects of a folder in the order of their keys' bytes.
-fn list_folder(folder: &Path, prefix: &str, limit: usize, listing: &mut Listing) -> io::Result<()> {
+fn list_folder(
+    folder: &Path,
+    prefix: &str,
+    after: &str,
+    limit: usize,
+    listing: &mut Listing,
+) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error)
             if matches!(
@@ -617,8 +629,12 @@ fn list_folder(folder: &Path, prefix: &str, limit: usize, listing: &mut Listing)
         }
         let path = folder.join(name.trim_end_matches('/'));
         let full = format!("{prefix}{name}");
+        // All of a folder comes before what is greater than its name and does not begin with it.
+        if full.as_str() <= after && !(name.ends_with('/') && after.starts_with(&full)) {
+            continue;
+        }
         if name.ends_with('/') {
-            list_folder(&path, &full, limit, listing)?;
+            list_folder(&path, &full, after, limit, listing)?;
             continue;
         }
         let (Ok(key), Ok(metadata)) = (Key::new(full), path.metadata()) else {

@@ -112,7 +112,17 @@ pub trait ArtifactStore: Send + Sync + fmt::Debug {
     async fn delete_prefix(&self, prefix: &Prefix) -> Result<u64, StoreError>;
 
     /// The first objects below a prefix: at most `limit`, and at most [`MAX_LIST_OBJECTS`].
-    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError>;
+    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
+        self.list_after(prefix, None, limit).await
+    }
+
+    /// As [`ArtifactStore::list`], of the objects whose keys come after one, which need not be there.
+    async fn list_after(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError>;
 
     /// Finds out by writing and deleting what the store can do. A store that can't be written, or ignores
     /// conditional writes, is an error that says so.

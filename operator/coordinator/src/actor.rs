@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::command::Command;
 use crate::deletes::Deletion;
 use crate::engine::{Engine, EngineParts};
-use crate::error::AdmissionError;
+use crate::error::{AdmissionError, ReleaseError};
 use crate::handle::Control;
 use crate::metrics::Metrics;
 use crate::remembered::Record;
@@ -353,6 +353,7 @@ impl Told {
                 drop(reply.send(Err(told)));
             }
             Command::KnownSources { reply, .. } => drop(reply.send(None)),
+            Command::Release { reply, .. } => drop(reply.send(Err(ReleaseError::NotLeader))),
             Command::SetGroups { .. } => drop(self.latest.insert("groups", command)),
             Command::SetPods { .. } => drop(self.latest.insert("pods", command)),
             Command::SetTenantPolicy { ref tenant, .. } => {

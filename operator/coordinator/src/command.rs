@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use prover_artifacts::Prefix;
 use prover_core::{ArtifactName, Binding, Event, JobPolicy, TenantPolicy, WorkerId};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -11,13 +12,16 @@ use crate::admission::JobRequest;
 use crate::catalogue::Backend;
 use crate::container::ContainerEnd;
 use crate::convert::{Hello, Report};
-use crate::error::AdmissionError;
+use crate::error::{AdmissionError, ReleaseError};
 use crate::identity::Identity;
 use crate::session::SessionHandle;
 use crate::view::{GroupOffer, JobView};
 
 /// The answer to a submission: the job's views.
 pub type Submitted = Result<watch::Receiver<Arc<JobView>>, AdmissionError>;
+
+/// The answer about a job that was released: keys below its prefix that others still read, in order.
+pub type Released = Result<Vec<Arc<str>>, ReleaseError>;
 
 /// Artifacts that exist before a job starts.
 pub(crate) type Sources = Vec<(ArtifactName, Binding)>;
@@ -54,6 +58,12 @@ pub enum Command {
     },
     Forget {
         uid: Arc<str>,
+    },
+    /// The object of a job is gone, or its results are: what is known of it is cancelled and forgotten.
+    Release {
+        uid: Arc<str>,
+        prefix: Prefix,
+        reply: oneshot::Sender<Released>,
     },
     /// Sources of a job that is known, by its uid.
     KnownSources {

@@ -25,6 +25,8 @@ pub(crate) const CONTROL_QUEUE: usize = 4;
 pub(crate) const VIEW_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that a shutdown waits for open connections.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the attempts of a released job to leave their devices, and for the log to have its end.
+pub(crate) const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What of a coordinator outlives it.
 #[derive(Clone, Debug, Default)]

@@ -65,15 +65,16 @@ async fn delete(store: &dyn ArtifactStore, deletion: &Deletion) -> Result<(), St
     }
 }
 
-/// Deletes what attempts left, a listing at a time, as long as that makes room for another listing.
+/// Deletes what attempts left, a listing at a time.
 async fn sweep(
     store: &dyn ArtifactStore,
     prefix: &Prefix,
     keep: &BTreeSet<Arc<str>>,
 ) -> Result<(), StoreError> {
     let attempts = Prefix::new(format!("{}{ATTEMPTS}", prefix.as_str()))?;
+    let mut after: Option<Key> = None;
     for _ in 0..LISTINGS_PER_SWEEP {
-        let listing = store.list(&attempts, SWEEP_OBJECTS).await?;
+        let listing = store.list_after(&attempts, after.as_ref(), SWEEP_OBJECTS).await?;
         let left: Vec<&Key> = listing
             .objects
             .iter()
@@ -83,7 +84,8 @@ async fn sweep(
         for key in &left {
             store.delete(key).await?;
         }
-        if !listing.truncated || left.is_empty() {
+        after = listing.objects.last().map(|object| object.key.clone());
+        if !listing.truncated || after.is_none() {
             return Ok(());
         }
     }

@@ -12,6 +12,7 @@ mod durable;
 mod execute;
 mod groups;
 mod jobs;
+mod release;
 mod show;
 mod workers;
 
@@ -30,7 +31,7 @@ use crate::remembered::Memory;
 use crate::view::ClusterView;
 
 pub use crate::admission::JobRequest;
-pub use crate::command::{Command, Connected, Submitted};
+pub use crate::command::{Command, Connected, Released, Submitted};
 pub use crate::convert::{ConversionError, Hello};
 pub use crate::deletes::Deletion;
 pub use crate::metrics::Metrics;
@@ -113,6 +114,10 @@ pub struct Engine {
     memory: Memory,
     /// Jobs that are over, whose attempts may have left something in the store.
     to_sweep: BTreeSet<JobId>,
+    /// Jobs whose phase changed with the event whose actions are executed; whether they are over.
+    phases_changed: Vec<(JobId, bool)>,
+    /// Released jobs of which attempts have not left yet.
+    releasing: Vec<release::Releasing>,
     /// Failures that wait for the kubelet's word.
     containers: Containers,
     cluster_changed: bool,
@@ -158,6 +163,8 @@ impl Engine {
             log_full: false,
             memory: Memory::default(),
             to_sweep: BTreeSet::new(),
+            phases_changed: Vec::new(),
+            releasing: Vec::new(),
             containers: Containers::default(),
             cluster_changed: true,
             cluster_published: Timestamp::default(),
@@ -209,6 +216,7 @@ impl Engine {
         self.lapse_leaving(now);
         self.show_due();
         self.sweep_ended();
+        self.answer_releases();
         self.flush();
     }
 
@@ -224,6 +232,7 @@ impl Engine {
                 self.apply(Event::TenantPolicyChanged { tenant, policy });
             }
             Command::Forget { uid } => self.forget(&uid),
+            Command::Release { uid, prefix, reply } => self.release(uid, prefix, reply),
             Command::JobsSynced => self.jobs_synced(),
             Command::KnownSources { uid, reply } => drop(reply.send(self.known_sources(&uid))),
             Command::SetPods { pods } => self.set_pods(&pods),
@@ -310,6 +319,7 @@ impl Engine {
                 self.execute(action);
             }
             self.actions = actions;
+            self.show_phases();
             let Some(event) = self.following.pop_front() else {
                 return;
             };

@@ -62,6 +62,48 @@ pub enum CoordinatorError {
     Stopped,
 }
 
+/// Why it can't be said what of a job may be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// Too many of its artifacts are read by other jobs.
+    #[error("other jobs still read more than {limit} artifacts of it")]
+    TooManyHeld {
+        /// The most that are told.
+        limit: usize,
+    },
+    /// Attempts of it have not left their devices yet, or the log does not have its end yet.
+    #[error("its attempts have not left their devices, or the log can't be written")]
+    NotYet,
+    /// Another coordinator leads.
+    #[error("this coordinator does not lead")]
+    NotLeader,
+    /// It has been shut down.
+    #[error("the coordinator has been shut down")]
+    Stopped,
+}
+
+impl ReleaseError {
+    /// Short name for metrics and events.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            ReleaseError::TooManyHeld { .. } => "too_many_held",
+            ReleaseError::NotYet => "not_yet",
+            ReleaseError::NotLeader => "not_leader",
+            ReleaseError::Stopped => "stopped",
+        }
+    }
+
+    /// What is worth trying again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            ReleaseError::NotLeader | ReleaseError::Stopped => Retry::Never,
+            ReleaseError::TooManyHeld { .. } | ReleaseError::NotYet => Retry::Backoff,
+        }
+    }
+}
+
 impl CoordinatorError {
     /// Short name for metrics and events.
     #[must_use]

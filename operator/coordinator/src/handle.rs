@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use prover_artifacts::ArtifactStore;
+use prover_artifacts::{ArtifactStore, Prefix};
 use prover_core::{JobId, JobPolicy, TenantPolicy};
 use prover_crds::ProofJob;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, AdmissionLimits, JobRequest};
 use crate::command::Command;
-use crate::config::SHUTDOWN_TIMEOUT;
+use crate::config::{RELEASE_WITHIN, SHUTDOWN_TIMEOUT};
 use crate::container::ContainerEnd;
-use crate::error::{AdmissionError, CoordinatorError};
+use crate::error::{AdmissionError, CoordinatorError, ReleaseError};
 use crate::role::{Role, TakeOverError};
 use crate::sources::ClusterSources;
 use crate::view::{ClusterView, GroupOffer, JobView, QueueDepth, WorkerView};
@@ -166,6 +166,29 @@ impl CoordinatorHandle {
             .send(Command::JobsSynced)
             .await
             .map_err(|_| CoordinatorError::Stopped)
+    }
+
+    /// Tells that the object of a job is gone, or its results are: what is known of the job is cancelled and forgotten.
+    /// Answers which keys below its prefix other jobs still read, once none of its attempts can write any more and the
+    /// log has that; all others may be deleted. Those are deleted here with their last reader. Asking again does no harm.
+    ///
+    /// # Errors
+    /// Attempts did not leave within ten seconds, too much is still read, or this coordinator does not lead.
+    pub async fn release(&self, uid: &str, prefix: Prefix) -> Result<Vec<Arc<str>>, ReleaseError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Release {
+            uid: uid.into(),
+            prefix,
+            reply,
+        };
+        let answer = async {
+            let sent = self.commands.send(command).await;
+            sent.map_err(|_| ReleaseError::Stopped)?;
+            answer.await.map_err(|_| ReleaseError::Stopped)?
+        };
+        tokio::time::timeout(RELEASE_WITHIN, answer)
+            .await
+            .unwrap_or(Err(ReleaseError::NotYet))
     }
 
     /// Tells who leads, as HOST:PORT, while this one follows: workers are sent there.

@@ -38,7 +38,7 @@ pub use config::{
     AuthenticationError, CoordinatorConfig, Durability, LogConfig, Secret, WorkerAuthentication,
     WorkerAuthenticator,
 };
-pub use error::{AdmissionError, CoordinatorError, Retry};
+pub use error::{AdmissionError, CoordinatorError, ReleaseError, Retry};
 pub use handle::{CoordinatorHandle, JobHandle, SourceAccess, WorkerControl};
 pub use identity::{Identity, WORKER_ID_SEPARATOR};
 pub use program::ProgramError;

@@ -438,6 +438,19 @@ async fn cancelling_stops_running_attempts_within_a_second() {
 }
 
 #[tokio::test]
+async fn the_view_of_a_job_that_ends_tells_at_once_what_became_of_tasks_that_were_shown_before() {
+    let fixture = mk_fixture().await;
+    let mut worker = FakeWorker::connect(&fixture, "worker").await;
+    let job = fixture.submit(mk_job("dropped")).await;
+    worker.plan(3).await;
+    until(&job, "the tasks", |view| view.tasks.len() == 6).await;
+    job.cancel().await.unwrap();
+    let view = finished(&job).await;
+    let dropped = view.tasks.iter().filter(|task| task.state == TaskState::Dropped);
+    assert_eq!(dropped.count(), 5, "{view:#?}");
+}
+
+#[tokio::test]
 async fn a_suspended_job_goes_on_when_it_is_resumed() {
     let fixture = mk_fixture().await;
     let worker = FakeWorker::connect(&fixture, "worker").await;

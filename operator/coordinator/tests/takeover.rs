@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use gate::{Gate, GatedStore};
 use prover_artifacts::{ArtifactStore, Condition, Key, Prefix};
-use prover_coordinator::{Durability, JobView, LogConfig, Milliseconds, Phase, Role, start};
+use prover_coordinator::{Durability, JobView, LogConfig, Milliseconds, Phase, ReleaseError, Role, start};
 use prover_crds::{ProofKind, ProofSystem};
 use prover_wire::protocol::coordinator_message::Message as FromCoordinator;
 use prover_wire::protocol::{self as wire, call};
 use support::{
     FakeWorker, Fixture, SOON, finished, mk_config, mk_description, mk_graph, mk_hello, mk_job, mk_job_of,
-    open_stream, until,
+    mk_success, open_stream, until,
 };
 use tempfile::TempDir;
 
@@ -274,6 +274,92 @@ async fn nothing_is_acknowledged_answered_or_shown_as_over_before_the_log_has_it
     assert!(leader.metric("prover_coordinator_log_requests_total") > 0.0);
     assert!(leader.metric("prover_coordinator_log_request_dollars_total") > 0.0);
     assert!(leader.metric("prover_coordinator_log_commits_total") > 0.0);
+}
+
+#[tokio::test]
+async fn what_others_read_of_a_deleted_job_is_told_once_its_attempts_have_left_and_the_log_has_its_end() {
+    let folder = mk_folder();
+    let leader = mk_leader(&folder).await;
+    let mut description = mk_description("risc0", "Succinct", false);
+    for task_type in &mut description.task_types {
+        task_type.cacheable = task_type.name == "prove";
+    }
+    let mut worker = FakeWorker::connect_as(&leader, mk_hello("worker", &description)).await;
+    let mut graph = mk_graph(2);
+    graph[0].cache_key = "the same for both".to_owned();
+    graph[1].cache_key = "of the first job alone".to_owned();
+    leader.submit(mk_risc0_job("first")).await;
+    let plan = worker.expect_assign_of("plan").await;
+    worker.start(&plan).await;
+    worker.submit(plan.attempt_id, graph.clone()).await;
+    worker.succeed(&plan).await;
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let prove = worker.expect_assign_of("prove").await;
+        keys.push(mk_success(&prove).outputs[0].key.clone());
+        worker.start(&prove).await;
+        worker.succeed(&prove).await;
+    }
+    keys.sort();
+    let join = worker.expect_assign_of("join").await;
+    worker.start(&join).await;
+    leader.submit(mk_risc0_job("second")).await;
+    let plan = worker.expect_assign_of("plan").await;
+    worker.start(&plan).await;
+    graph[1].cache_key = "of the second job alone".to_owned();
+    let answer = worker.submit(plan.attempt_id, graph).await;
+    assert_eq!(answer.already_succeeded, [true, false, false, false]);
+    for key in &keys {
+        let key = Key::new(key.as_str()).unwrap();
+        let stored = leader
+            .store
+            .put_bytes(&key, "x".into(), Condition::CreateOnly)
+            .await;
+        stored.unwrap();
+    }
+
+    let release = |uid: &'static str| {
+        let prefix = Prefix::job(uid).unwrap();
+        Box::pin(leader.coordinator.release(uid, prefix))
+    };
+    let mut answer = release("uid-first");
+    let too_early = tokio::time::timeout(Duration::from_millis(300), &mut answer).await;
+    assert!(too_early.is_err(), "{too_early:?}");
+    worker.expect_stop(join.attempt_id).await;
+    leader.log.set(Gate::Held);
+    let stopped = wire::AttemptStopped {
+        attempt_id: join.attempt_id,
+    };
+    worker.send(stopped).await;
+    let too_early = tokio::time::timeout(Duration::from_millis(300), &mut answer).await;
+    assert!(too_early.is_err(), "{too_early:?}");
+    leader.log.set(Gate::Open);
+    let shared = answer.await.unwrap();
+    assert_eq!(shared.iter().map(|key| &**key).collect::<Vec<_>>(), [&keys[0]]);
+    // Asking again does no harm, and what only the first job had goes without being asked for.
+    assert_eq!(release("uid-first").await.unwrap(), shared);
+    let path = |key: &str| support::store_path(&leader).join(key);
+    until_gone(&path(&keys[1])).await;
+    assert!(support::exists(&path(&keys[0])), "the second job reads it");
+    tokio::spawn(worker.work(1));
+    assert!(release("uid-second").await.unwrap().is_empty());
+    until_gone(&path(&keys[0])).await;
+    assert!(release("uid-first").await.unwrap().is_empty());
+    let standby = mk_standby(&folder).await;
+    let refused = standby
+        .coordinator
+        .release("uid-first", Prefix::job("uid-first").unwrap())
+        .await;
+    assert_eq!(refused, Err(ReleaseError::NotLeader));
+}
+
+async fn until_gone(path: &std::path::Path) {
+    let gone = async {
+        while support::exists(path) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.unwrap();
 }
 
 #[tokio::test]

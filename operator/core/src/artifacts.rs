@@ -174,11 +174,10 @@ impl State {
         let artifact = &mut self.jobs[job].artifacts[index as usize];
         artifact.gone = true;
         let shared = std::mem::take(&mut artifact.shared);
-        if artifact.source || artifact.retained {
-            return;
-        }
+        let kept = artifact.source || artifact.retained;
         let name = artifact.name.clone();
-        if !shared || self.cache.let_go(&binding.key) {
+        let last = !shared || self.cache.let_go(&binding.key);
+        if last && !kept {
             out.push(Action::DeleteArtifact {
                 job: id,
                 name,

@@ -5,7 +5,7 @@
 //! as a verifying key, outlives its job: what a program was set up with serves all later jobs of that program. Count and
 //! bytes of those have limits of their own, and the oldest goes first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -110,15 +110,13 @@ impl ActionCache {
         *self.holders.entry(key.clone()).or_insert(0) += 1;
     }
 
-    /// Keys below a prefix that something holds.
-    pub(crate) fn held_below(&self, prefix: &str) -> BTreeSet<Arc<str>> {
+    /// Keys below a prefix that something holds, in order.
+    pub(crate) fn held_below(&self, prefix: &str) -> impl Iterator<Item = &Arc<str>> {
         let from = self
             .holders
             .range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         from.map(|(key, _)| key)
-            .take_while(|key| key.starts_with(prefix))
-            .cloned()
-            .collect()
+            .take_while(move |key| key.starts_with(prefix))
     }
 
     /// One holder less. True: it was the last one.
@@ -148,11 +146,14 @@ impl State {
         let Some(cached) = self.cache.entries.get(key) else {
             return false;
         };
-        if cached.outputs.len() != entry.outputs.len() {
+        let job = entry.job;
+        let artifacts = &self.jobs[job].artifacts;
+        // What a user keeps lies below the prefix of its own job: it must not go with another one.
+        let kept = |output: &u32| artifacts[*output as usize].retained;
+        if cached.outputs.len() != entry.outputs.len() || entry.outputs.iter().any(kept) {
             return false;
         }
         let cached = cached.clone();
-        let job = entry.job;
         let outputs = entry.outputs.clone();
         self.tasks[task].from_cache = true;
         self.record(out, || {

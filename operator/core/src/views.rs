@@ -369,10 +369,16 @@ impl State {
         attempts.map(|attempt| self.attempt_view(attempt))
     }
 
+    /// Store keys below a prefix that entries of the action cache or names of any job share, in order. Once the job of the
+    /// prefix is forgotten no key is added to them: only who has one gives it on. Each is deleted with its last name.
+    pub fn held_keys(&self, prefix: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.cache.held_below(prefix)
+    }
+
     /// Store keys below a prefix that something still names: names of the job, entries of the action cache, names of
     /// other jobs that share their bytes.
     pub fn kept_keys(&self, job: JobId, prefix: &str) -> BTreeSet<Arc<str>> {
-        let mut keys = self.cache.held_below(prefix);
+        let mut keys: BTreeSet<Arc<str>> = self.held_keys(prefix).cloned().collect();
         if let Some(job) = self.jobs.find(job.0) {
             let bindings = self.jobs[job].artifacts.iter();
             keys.extend(

@@ -1720,6 +1720,88 @@ fn the_action_cache_answers_another_job_and_shared_bytes_go_with_the_last_name()
 }
 
 impl Hand {
+    /// Cancels a job, lets its attempts stop and forgets it. Answers the keys that are deleted then.
+    fn released(&mut self, job: JobId) -> Vec<Arc<str>> {
+        self.tell(Event::JobCancelled { job });
+        for attempt in self.state.worker_attempts(WorkerId(1)) {
+            if self.state.attempt(attempt).unwrap().job == job {
+                self.tell(Event::AttemptStopped { attempt });
+            }
+        }
+        let said = self.tell(Event::JobForgotten { job });
+        assert!(self.state.job(job).is_none());
+        let deleted = said.iter().filter_map(|action| match action {
+            Action::DeleteArtifact { binding, .. } => Some(binding.key.clone()),
+            _ => None,
+        });
+        deleted.collect()
+    }
+
+    fn shared(&self, prefix: &str) -> Vec<String> {
+        self.state.held_keys(prefix).map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn what_another_job_was_given_is_held_when_its_maker_is_forgotten_and_a_later_leader_knows_that() {
+    let mut hand = recorded();
+    hand.worker(1, cpu(2));
+    let mut spec = leaf("prove-0");
+    spec.outputs = vec!["receipt".into()];
+    spec.cache_key = Some("key".into());
+    let (first, root) = hand.planned(mk_job("j0", "a"));
+    let mut own = leaf("prove-1");
+    own.outputs = vec!["own".into()];
+    own.cache_key = Some("own".into());
+    hand.submit(root, vec![spec.clone(), own]).unwrap();
+    let attempts = ["prove-0", "prove-1"].map(|name| hand.attempt_of(first, name));
+    hand.succeed_with(attempts[0], &["receipt"]);
+    hand.succeed_with(attempts[1], &["own"]);
+    let (second, root) = hand.planned(mk_job("j1", "a"));
+    hand.submit(root, vec![spec]).unwrap();
+    let shared = format!("{}/receipt", attempts[0]);
+    let prefix = format!("{}/", attempts[0]);
+    assert_eq!(hand.shared("").len(), 2);
+    assert_eq!(hand.released(first), [format!("{}/own", attempts[1]).into()]);
+    assert_eq!(hand.shared(""), [&*shared]);
+    assert_eq!(hand.shared(&prefix), [&*shared]);
+    assert!(hand.shared("k").is_empty());
+    for facts in [hand.facts(), hand.state.checkpoint()] {
+        let mut later = hand.recovered(2, facts);
+        later.worker(1, cpu(2));
+        assert_eq!(later.shared(&prefix), [&*shared]);
+        assert_eq!(later.released(second), [shared.as_str().into()]);
+        assert!(later.shared("").is_empty());
+    }
+    assert_eq!(hand.released(second), [shared.as_str().into()]);
+    assert!(hand.shared("").is_empty());
+}
+
+#[test]
+fn what_a_user_keeps_is_not_given_to_another_job_and_nobody_holds_it_after_its_own() {
+    let mut hand = recorded();
+    hand.worker(1, cpu(1));
+    let mut spec = leaf("prove-0");
+    spec.outputs = vec!["proof".into()];
+    spec.cache_key = Some("key".into());
+    for uid in ["j0", "j1"] {
+        let (job, root) = hand.planned(mk_job(uid, "a"));
+        let Ok(Answer::Tasks(answers)) = hand.submit(root, vec![spec.clone()]) else {
+            panic!("the task is taken")
+        };
+        assert!(!answers[0].1, "it is made for each job");
+        let attempt = hand.attempt_of(job, "prove-0");
+        hand.succeed_with(attempt, &["proof"]);
+        if uid == "j1" {
+            assert!(hand.released(job).is_empty(), "proofs stay");
+        }
+    }
+    let first = hand.state.job_by_uid("j0").unwrap();
+    assert!(hand.released(first).is_empty(), "proofs stay");
+    assert!(hand.shared("").is_empty());
+}
+
+impl Hand {
     /// A job whose setup leaves nothing but a result, such as a verifying key. Answers whether the action cache had it. The
     /// job is forgotten then.
     fn set_up(&mut self, uid: &str, key: &str) -> bool {

@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) undecodable: IntCounter,
     pub(crate) refusals: IntCounterVec,
     pub(crate) admission_retries: IntCounterVec,
+    pub(crate) collections_refused: IntCounterVec,
     pub(crate) jobs: IntGaugeVec,
     pub(crate) start_seconds: Histogram,
     pub(crate) leads: IntGauge,
@@ -84,6 +85,11 @@ impl Metrics {
                 "ProofJobs that can't be read and are passed over.",
             )?,
             refusals: counters("refusals_total", "ProofJobs that were not accepted.", "reason")?,
+            collections_refused: counters(
+                "collections_refused_total",
+                "Collections of artifacts that the coordinator put off, and that are tried again.",
+                "category",
+            )?,
             admission_retries: counters(
                 "admission_retries_total",
                 "Admissions that failed and are tried again.",

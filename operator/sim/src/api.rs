@@ -47,6 +47,8 @@ pub(crate) struct ProofJob {
     /// It is gone.
     pub(crate) removed: bool,
     pub(crate) phase: Option<ApiPhase>,
+    /// Key of its proof.
+    pub(crate) proof: Option<Arc<str>>,
 }
 
 /// How a write ended, as its writer sees it.
@@ -128,6 +130,7 @@ impl World {
                     deleted: false,
                     removed: false,
                     phase: None,
+                    proof: None,
                 },
             );
             return self.job_written(&uid);
@@ -277,6 +280,7 @@ impl World {
         note!(self, version, 0, "the status of {uid} is {phase:?}");
         if let Some(job) = self.api.jobs.get_mut(uid) {
             job.phase = Some(phase);
+            job.proof = proof.cloned();
         }
         self.job_written(uid);
         let lost = self.faults.api_error;

@@ -515,6 +515,34 @@ impl World {
         self.ledger.leader == Some((replica, self.replicas[replica].incarnation))
     }
 
+    /// A sweep of a deleted job's prefix takes nothing that an attempt of another job is to read.
+    pub(crate) fn check_swept(&mut self, key: &Arc<str>) {
+        let reads =
+            |attempt: &&crate::worker::Attempt| attempt.assign.inputs.iter().any(|input| *input.key == **key);
+        let readers: Vec<u64> = self
+            .workers
+            .iter()
+            .flat_map(|worker| worker.attempts.values().filter(reads))
+            .map(|attempt| attempt.assign.attempt_id)
+            .collect();
+        for attempt in readers {
+            let Some(record) = self.ledger.attempts.get(&attempt) else {
+                continue;
+            };
+            let (uid, work) = record.task.clone();
+            let job = self.ledger.jobs.get(&uid);
+            let over = job.is_some_and(|job| job.cancelled || job.deadline || job.ended.is_some());
+            let others = &self.ledger.tasks[&record.task].attempts;
+            let done = others.iter().any(|other| self.ledger.attempts[other].succeeded);
+            let counts = record.by_leader && !record.stop_sent && !record.ended && !done;
+            if counts && others.last() == Some(&attempt) && !over && self.plan_is_current(&uid, &work) {
+                let words =
+                    format!("{key} is swept with its job, though attempt {attempt} of {uid} reads it");
+                self.violated("held", words);
+            }
+        }
+    }
+
     pub(crate) fn check_deleted(&mut self, key: &Arc<str>) {
         self.ledger.deleted.insert(key.clone());
         let proof = self

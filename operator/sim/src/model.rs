@@ -83,6 +83,14 @@ impl JobModel {
         }
     }
 
+    /// A job that proves the same, so that what one made answers the other.
+    pub(crate) fn mk_twin(&self, index: usize) -> JobModel {
+        JobModel {
+            uid: format!("job-{index}").into(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn kind(&self) -> &'static str {
         if self.large { LARGE } else { SMALL }
     }

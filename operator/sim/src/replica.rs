@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prover_artifacts::Prefix;
 use prover_coordinator::engine::{
-    Command, Connected, Deletion, Engine, EngineParts, JobRequest, Metrics, Refused, SessionHandle,
+    Command, Connected, Deletion, Engine, EngineParts, JobRequest, Metrics, Refused, Released, SessionHandle,
     command_of, hello,
 };
 use prover_coordinator::{
@@ -111,7 +112,10 @@ pub(crate) struct Lead {
     told: BTreeMap<Arc<str>, (JobPolicy, bool)>,
     /// Status writes that are on their way.
     writing: BTreeSet<Arc<str>>,
-    forgotten: BTreeSet<Arc<str>>,
+    /// Deleted jobs of which it was asked what must stay.
+    releasing: BTreeMap<Arc<str>, oneshot::Receiver<Released>>,
+    /// Deleted jobs whose prefixes were swept.
+    swept: BTreeSet<Arc<str>>,
     wake_at: Option<u64>,
 }
 
@@ -187,7 +191,8 @@ impl World {
             views: BTreeMap::new(),
             told: BTreeMap::new(),
             writing: BTreeSet::new(),
-            forgotten: BTreeSet::new(),
+            releasing: BTreeMap::new(),
+            swept: BTreeSet::new(),
             wake_at: None,
         }));
         self.engine_does(replica, None);
@@ -522,6 +527,7 @@ impl World {
             self.show(replica, &uid);
         }
         self.wake_later(replica, wake);
+        self.sweep_released(replica);
         if self.append_records(replica) {
             self.log_turn(replica);
         }
@@ -588,18 +594,13 @@ impl World {
             return;
         }
         if job.deleted {
-            match view {
-                Some(phase) if phase.is_terminal() => {
-                    if lead.forgotten.insert(uid.clone()) {
-                        note!(self, replica, job.index, "r{replica}: forgets {uid}");
-                        self.engine_does(replica, Some(Command::Forget { uid: uid.clone() }));
-                    }
-                    self.api_finalize(replica, uid);
+            return match view {
+                Some(phase) if !phase.is_terminal() => {
+                    self.engine_does(replica, Some(Command::Cancel { uid: uid.clone() }));
                 }
-                Some(_) => self.engine_does(replica, Some(Command::Cancel { uid: uid.clone() })),
-                None => self.api_finalize(replica, uid),
-            }
-            return;
+                _ if lead.swept.contains(uid) => self.api_finalize(replica, uid),
+                _ => self.release(replica, uid),
+            };
         }
         if job.phase.as_ref().is_some_and(ApiPhase::is_terminal) {
             return;
@@ -626,6 +627,56 @@ impl World {
             note!(self, replica, job.index, "r{replica}: cancels {uid}");
             self.check_cancel_told(replica, uid);
             self.engine_does(replica, Some(Command::Cancel { uid: uid.clone() }));
+        }
+    }
+
+    /// A job is deleted and over: asks what of it must stay, once.
+    fn release(&mut self, replica: usize, uid: &Arc<str>) {
+        let Ok(prefix) = Prefix::job(uid) else { return };
+        let Some(lead) = self.lead(replica) else { return };
+        if lead.releasing.contains_key(uid) {
+            return;
+        }
+        let (reply, answer) = oneshot::channel();
+        lead.releasing.insert(uid.clone(), answer);
+        note!(self, replica, 0, "r{replica}: releases {uid}");
+        let uid = uid.clone();
+        self.engine_does(replica, Some(Command::Release { uid, prefix, reply }));
+    }
+
+    /// Sweeps the prefixes of released jobs, but for what was answered and what users keep.
+    fn sweep_released(&mut self, replica: usize) {
+        let Some(lead) = self.lead(replica) else { return };
+        let mut answered = Vec::new();
+        lead.releasing.retain(|uid, answer| match answer.try_recv() {
+            Ok(released) => {
+                answered.push((uid.clone(), released));
+                false
+            }
+            Err(oneshot::error::TryRecvError::Empty) => true,
+            Err(oneshot::error::TryRecvError::Closed) => false,
+        });
+        for (uid, released) in answered {
+            let held: BTreeSet<Arc<str>> = match released {
+                Ok(held) => held.into_iter().collect(),
+                Err(error) => return self.violated("engine", format!("{uid} is not released: {error}")),
+            };
+            let proof = self.replicas[replica]
+                .jobs
+                .get(&uid)
+                .and_then(|job| job.proof.clone());
+            let viewed = self.lead(replica).and_then(|lead| {
+                lead.swept.insert(uid.clone());
+                let view = lead.views.get(&uid)?.borrow().clone();
+                view.proof.as_ref().map(|proof| proof.proof.key.clone())
+            });
+            for key in self.store.list(&format!("jobs/{uid}/"), self.now) {
+                if !held.contains(&key) && Some(&key) != proof.as_ref() && Some(&key) != viewed.as_ref() {
+                    self.check_swept(&key);
+                    self.for_replica(replica, 1, Happening::Delete { key });
+                }
+            }
+            self.api_finalize(replica, &uid);
         }
     }
 

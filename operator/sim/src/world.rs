@@ -21,6 +21,8 @@ use crate::store::{Object, Store};
 use crate::trace::{Trace, note};
 use crate::worker::{Device, Worker};
 
+/// Runs in a thousand with two equal jobs, of which the first one is deleted while things go on.
+const TWINS: u64 = 250;
 /// When the faults end, at the latest.
 const LONGEST_SAFETY_PHASE: u64 = 90_000;
 /// What every job may take beyond its own work after everything has healed: leases, graces, backoffs.
@@ -212,9 +214,15 @@ impl World {
             limits.replans = 6;
         }
         let count = setting.between(1, 6) as usize;
-        let jobs: Vec<JobModel> = (0..count)
+        let mut jobs: Vec<JobModel> = (0..count)
             .map(|index| JobModel::draw(&mut setting, index, poison, hungry))
             .collect();
+        let mut twins = Random::new(seed, 3);
+        let deleted_at = twins.chance(TWINS).then(|| twins.between(1_000, 60_000));
+        if deleted_at.is_some() {
+            jobs[0].cacheable = true;
+            jobs.push(jobs[0].mk_twin(count));
+        }
         let places = setting.between(2, 6) as usize;
         let slots = setting.between(1, 3) as usize;
         let workers = (0..places)
@@ -258,6 +266,10 @@ impl World {
             world.after(after, Happening::StartAgent { place });
         }
         world.plan_users(&mut setting);
+        if let Some(at) = deleted_at {
+            let what = Wish::Delete;
+            world.after(at, Happening::User { job: 0, what });
+        }
         world.plan_faults();
         let end = setting.between(20_000, LONGEST_SAFETY_PHASE);
         world.after(end, Happening::Heal);

@@ -15,13 +15,21 @@ const PAGE_OBJECTS: u64 = 1_000;
 const MAX_DELETE_PAGES: u64 = 10_000;
 
 impl Inner {
-    pub(super) async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
+    pub(super) async fn list(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
+        let after = after.map(|key| self.bucket_key(key.as_str()));
         let mut listing = Listing::default();
         let mut token = None;
         loop {
             // One more than asked for tells whether there are more.
             let wanted = (limit - listing.objects.len()) as u64 + 1;
-            let page = self.page(prefix, token, wanted.min(PAGE_OBJECTS)).await?;
+            let page = self
+                .page(prefix, after.clone(), token, wanted.min(PAGE_OBJECTS))
+                .await?;
             for object in page.contents() {
                 if listing.objects.len() == limit {
                     listing.truncated = true;
@@ -49,6 +57,7 @@ impl Inner {
     async fn page(
         &self,
         prefix: &Prefix,
+        after: Option<String>,
         token: Option<String>,
         keys: u64,
     ) -> Result<ListObjectsV2Output, StoreError> {
@@ -57,6 +66,7 @@ impl Inner {
                 .list_objects_v2()
                 .bucket(&self.location.bucket)
                 .prefix(self.bucket_key(prefix.as_str()))
+                .set_start_after(after.clone())
                 .set_continuation_token(token.clone())
                 .max_keys(keys as i32)
                 .send()
@@ -75,7 +85,7 @@ impl Inner {
         let mut count = 0;
         let mut token = None;
         for _ in 0..MAX_DELETE_PAGES {
-            let page = self.page(prefix, token, PAGE_OBJECTS).await?;
+            let page = self.page(prefix, None, token, PAGE_OBJECTS).await?;
             let keys: Vec<&str> = page.contents().iter().filter_map(|object| object.key()).collect();
             if !keys.is_empty() {
                 self.delete_keys(prefix, &keys).await?;

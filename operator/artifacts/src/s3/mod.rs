@@ -174,11 +174,14 @@ impl ArtifactStore for S3Store {
         self.counted(Operation::DeletePrefix, self.inner.delete_prefix(prefix).await)
     }
 
-    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
-        self.counted(
-            Operation::List,
-            self.inner.list(prefix, limit.min(MAX_LIST_OBJECTS)).await,
-        )
+    async fn list_after(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
+        let limit = limit.min(MAX_LIST_OBJECTS);
+        self.counted(Operation::List, self.inner.list(prefix, after, limit).await)
     }
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {

@@ -528,6 +528,22 @@ pub(crate) async fn a_listing_is_sorted_and_bounded(f: Fixture) {
     assert_eq!(shown("l", 0).await, (vec![], true));
     assert_eq!(shown("l/a", 100).await, (all[1..3].to_vec(), false));
     assert_eq!(shown("", 100).await.0.len(), 6);
+    // Page by page, and after keys that are not there.
+    let after = async |after: &str, limit| {
+        let after = key(after);
+        let listing = f
+            .store
+            .list_after(&prefix("l"), Some(&after), limit)
+            .await
+            .unwrap();
+        let keys = listing.objects.iter().map(|object| object.key.to_string());
+        (keys.collect::<Vec<_>>(), listing.truncated)
+    };
+    for (at, name) in names.iter().enumerate() {
+        assert_eq!(after(name, 100).await, (all[at + 1..].to_vec(), false), "{name}");
+    }
+    assert_eq!(after("l/a", 2).await, (all[..2].to_vec(), true));
+    assert_eq!(after("l/a/1x", 1).await, (all[2..3].to_vec(), true));
     assert_eq!(
         f.store.list(&prefix("l"), 1).await.unwrap().objects[0].size_bytes,
         5

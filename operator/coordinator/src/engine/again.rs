@@ -24,18 +24,14 @@ pub(super) struct Again {
     pub(super) evicted: u64,
 }
 
-pub(super) fn count<'a>(tasks: impl Iterator<Item = Cacheable<'a>> + Clone) -> Again {
-    let of_last = |task: &Cacheable<'_>| task.planned;
-    let asked: HashSet<&str> = tasks.clone().filter(of_last).map(|task| task.key).collect();
-    let made_last: HashSet<&str> = tasks
-        .clone()
-        .filter(|task| task.planned && task.made)
-        .map(|task| task.key)
-        .collect();
-    let before: HashSet<&str> = tasks
-        .filter(|task| !task.planned && task.made)
-        .map(|task| task.key)
-        .collect();
+/// Goes over the tasks of a job three times.
+pub(super) fn count<'a, T: Iterator<Item = Cacheable<'a>>>(tasks: impl Fn() -> T) -> Again {
+    let keys = |of: fn(&Cacheable<'_>) -> bool| -> HashSet<&'a str> {
+        tasks().filter(of).map(|task| task.key).collect()
+    };
+    let asked = keys(|task| task.planned);
+    let made_last = keys(|task| task.planned && task.made);
+    let before = keys(|task| !task.planned && task.made);
     let among = |set: &HashSet<&str>| before.iter().filter(|key| set.contains(*key)).count() as u64;
     Again {
         regrouped: before.len() as u64 - among(&asked),
@@ -48,12 +44,13 @@ mod tests {
     use super::*;
 
     fn counted(tasks: &[(&str, bool, bool)]) -> (u64, u64) {
-        let tasks = tasks.iter().map(|(key, planned, made)| Cacheable {
-            key,
-            planned: *planned,
-            made: *made,
+        let again = count(|| {
+            tasks.iter().map(|(key, planned, made)| Cacheable {
+                key,
+                planned: *planned,
+                made: *made,
+            })
         });
-        let again = count(tasks);
         (again.regrouped, again.evicted)
     }
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use prover_core::{AttemptId, CallId, Event, Fact, JobId, Milliseconds, State, WorkerId};
 use prover_wire::protocol as wire;
 use prover_wire::protocol::coordinator_message::Message as Outbound;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Engine, EngineParts};
 use crate::admission::JobRequest;
 use crate::catalogue::Backend;
+use crate::command::Released;
 use crate::convert;
 use crate::deletes::Deletion;
 use crate::record::{JobRecord, early_view};
@@ -47,6 +48,11 @@ pub(super) enum Held {
     Delete(Deletion),
     /// A job is over: it is shown, and what its attempts left is swept.
     End(JobId),
+    /// What of a released job must stay is told.
+    Release {
+        reply: oneshot::Sender<Released>,
+        answer: Released,
+    },
     /// A job is over that was never taken.
     EndWaiting {
         sender: watch::Sender<Arc<JobView>>,
@@ -230,6 +236,7 @@ impl Engine {
             Held::Answer { worker, answer } => self.send(worker, Outbound::Answer(answer)),
             Held::Channel { worker, message } => self.send(worker, Outbound::ChannelMessage(message)),
             Held::Delete(deletion) => self.deletions.push(deletion),
+            Held::Release { reply, answer } => drop(reply.send(answer)),
             Held::EndWaiting { sender, view } => drop(sender.send_replace(Arc::new(*view))),
             Held::End(job) => {
                 if let Some(record) = self.jobs.get_mut(&job) {

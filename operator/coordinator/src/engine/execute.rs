@@ -258,16 +258,15 @@ impl Engine {
         let Some(told) = self.state.job(job).filter(|told| told.epoch > 0) else {
             return;
         };
-        let cacheable = self.state.tasks(job).filter_map(|task| {
-            let planned = self.state.task_by_request(job, &task.spec.request_id) == Some(task.task);
-            Some(again::Cacheable {
-                key: task.spec.cache_key.as_deref()?,
-                planned,
-                made: task.state == CoreTaskState::Succeeded && !task.from_cache,
+        let again = again::count(|| {
+            self.state.tasks(job).filter_map(|task| {
+                Some(again::Cacheable {
+                    key: task.spec.cache_key.as_deref()?,
+                    planned: task.planned,
+                    made: task.state == CoreTaskState::Succeeded && !task.from_cache,
+                })
             })
         });
-        let tasks: Vec<_> = cacheable.collect();
-        let again = again::count(tasks.iter().copied());
         // Smaller segments make everything anew, and mean to.
         let regrouped = if told.replans > 0 {
             "replanned"
@@ -308,14 +307,22 @@ impl Engine {
                 self.count_again(job);
             }
         }
-        if words.phase.is_terminal() && !before.is_terminal() {
-            return self.hold(Held::End(job));
-        }
         // Reasons of waiting change for thousands of jobs at once; only phases are shown at once.
         if changed {
-            self.publish(job);
+            self.phases_changed.push((job, words.phase.is_terminal()));
         } else {
             self.mark_changed(job);
+        }
+    }
+
+    /// Shows new phases once all actions of their event are executed: what became of the tasks comes after the phase.
+    pub(super) fn show_phases(&mut self) {
+        for (job, over) in std::mem::take(&mut self.phases_changed) {
+            if over {
+                self.hold(Held::End(job));
+            } else {
+                self.publish(job);
+            }
         }
     }
 

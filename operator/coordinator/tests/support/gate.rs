@@ -99,9 +99,14 @@ impl ArtifactStore for GatedStore {
         self.inner.delete_prefix(prefix).await
     }
 
-    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
+    async fn list_after(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
         self.there(prefix.as_str())?;
-        self.inner.list(prefix, limit).await
+        self.inner.list_after(prefix, after, limit).await
     }
 
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {

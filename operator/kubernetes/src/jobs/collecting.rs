@@ -1,5 +1,6 @@
 //! Collecting what deleted jobs left in the store, and telling that it is done.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ impl Jobs {
                 continue;
             };
             let (keep, reason, client) = (keep.clone(), *reason, self.parts.client.clone());
+            let coordinator = Arc::clone(&self.parts.coordinator);
+            let refused = self.parts.metrics.collections_refused.clone();
             let (store, uri) = (Arc::clone(&self.parts.store), self.parts.store_uri.clone());
             self.sweeps.push(Box::pin(async move {
                 let collect = async {
@@ -110,7 +113,15 @@ impl Jobs {
                         }
                     };
                     let prefix = job_prefix("", &name.uid).map_err(|error| error.to_string())?;
-                    let objects = sweep(store, prefix, keep)
+                    // What the action cache gave to other jobs is theirs too.
+                    let held = coordinator.release(&name.uid, prefix.clone()).await;
+                    let mut keep: BTreeSet<Arc<str>> = keep.into_iter().map(Arc::from).collect();
+                    keep.extend(held.map_err(|error| {
+                        let category = error.category();
+                        refused.with_label_values(&[category]).inc();
+                        error.to_string()
+                    })?);
+                    let objects = sweep(store, prefix, &keep)
                         .await
                         .map_err(|error| error.to_string())?;
                     Ok(Collected { objects, status })

@@ -341,6 +341,19 @@ impl Fixture {
         }
     }
 
+    /// Waits until the store has an object of a job whose key ends like this.
+    pub(crate) async fn until_key(&self, job: &ProofJob, end: &str) {
+        let begin = std::time::Instant::now();
+        loop {
+            let keys = self.keys(job).await;
+            if keys.iter().any(|key| key.ends_with(end)) {
+                return;
+            }
+            assert!(begin.elapsed() < SOON, "{end} did not come: {keys:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Keys that the store has of a job.
     pub(crate) async fn keys(&self, job: &ProofJob) -> Vec<String> {
         let prefix = Prefix::job(&job.uid().unwrap()).unwrap();

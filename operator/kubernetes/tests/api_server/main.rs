@@ -155,6 +155,36 @@ async fn a_deleted_job_is_cancelled_and_what_it_left_is_collected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_job_was_given_stays_when_the_job_that_made_it_is_deleted() {
+    let fixture = Fixture::new().await;
+    let coordinator = fixture.coordinator().await;
+    let worker = fixture.worker(&coordinator).await;
+    worker.permit(Permission::Segments);
+    let finalizers = json!({ "metadata": { "finalizers": [names::JOB_FINALIZER] } });
+    let maker = fixture.submit("maker", finalizers).await;
+    fixture.until_key(&maker, "/two").await;
+    let reader = fixture.submit("reader", json!({})).await;
+    fixture.until_key(&reader, "/one").await;
+    let params = DeleteParams::default();
+    fixture.jobs().delete("maker", &params).await.unwrap();
+    let (type_, reason) = (conditions::ARTIFACTS_COLLECTED, reasons::ARTIFACTS_COLLECTED);
+    fixture
+        .until("maker", "the collection", |job| holds(job, type_, "True", reason))
+        .await;
+    let keys = fixture.keys(&maker).await;
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    assert!(keys[0].ends_with("/two"), "{keys:?}");
+    worker.permit(Permission::Finish);
+    fixture.until_phase("reader", Phase::Succeeded).await;
+    // The coordinator deletes it with its last reader.
+    fixture.until_keys(&maker, 0).await;
+    fixture
+        .patch("maker", json!({ "metadata": { "finalizers": null } }))
+        .await;
+    coordinator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_results_of_a_deleted_job_stay_in_the_store() {
     let fixture = Fixture::new().await;
     let coordinator = fixture.coordinator().await;

@@ -79,8 +79,13 @@ impl ArtifactStore for GatedStore {
     async fn delete_prefix(&self, prefix: &Prefix) -> Result<u64, StoreError> {
         self.inner.delete_prefix(prefix).await
     }
-    async fn list(&self, prefix: &Prefix, limit: usize) -> Result<Listing, StoreError> {
-        self.inner.list(prefix, limit).await
+    async fn list_after(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, StoreError> {
+        self.inner.list_after(prefix, after, limit).await
     }
     async fn probe(&self) -> Result<StoreCapabilities, StoreError> {
         self.inner.probe().await
