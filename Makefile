@@ -4,7 +4,7 @@
         help prerequisites crds programs programs-sp1 backend-risc0 backend-sp1 backend-sp1-cuda \
         sp1-alone e2e-sp1 test-sp1 build demo demo-sp1 \
         test test-light \
-        test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part \
+        test-store test-api test-risc0 test-risc0-proving test-e2e test-proof test-load e2e e2e-part e2e-sp1-cluster \
         lint verify sim mutants bench bench-core bench-overhead bench-scheduler bench-tables bench-cpu-levels \
         bench-sp1 bench-cluster minio kube-apiserver \
         cluster-up cluster-down cluster-install cluster-images test-cluster images image-sp1 image-sp1-cuda sample-gnark clean
@@ -89,6 +89,9 @@ e2e-part: build images sample-gnark ## The cluster scenarios that fit into conti
 
 e2e: build images sample-gnark ## Scenarios on a real Kubernetes, faults among them (23 min on 2 busy cores; starts the cluster)
 	@tools/test.sh cluster
+
+e2e-sp1-cluster: build images image-sp1 programs-sp1 ## Scenarios that prove with SP1 in pods (starts the cluster; its scenes take 10 min on 2 cores)
+	@tools/test.sh sp1-cluster sp1::real
 
 test-load: kube-apiserver ## The operator with 100 ProverClusters and 10,000 ProofJobs on a real kube-apiserver
 	@tools/test.sh load

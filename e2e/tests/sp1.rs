@@ -22,16 +22,25 @@ fn alone() -> MutexGuard<'static, ()> {
     PROVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn job(name: &str, kind: &str, program: &str, input: &[u8], max_cycles: u64) -> Job {
-    let manifest = Manifest::sp1(name, kind, &sample_program(&format!("sp1/{program}")))
+fn manifest(name: &str, kind: &str, program: &str, max_cycles: u64) -> Manifest {
+    Manifest::sp1(name, kind, &sample_program(&format!("sp1/{program}")))
         .spec("input", json!({"file": {"path": "input"}}))
-        .spec("maxCycles", json!(max_cycles));
+        .spec("maxCycles", json!(max_cycles))
+}
+
+fn job_of(manifest: &Manifest, input: &[u8]) -> Job {
     Job::new(manifest.text()).file("input", input).workers(1)
 }
 
-/// The 500th Fibonacci number: two shards, one of the program and one of its memory.
+fn job(name: &str, kind: &str, program: &str, input: &[u8], max_cycles: u64) -> Job {
+    job_of(&manifest(name, kind, program, max_cycles), input)
+}
+
+/// Which Fibonacci number is proved: two shards, one of the program and one of its memory.
+const NUMBER: u32 = 500;
+
 fn fibonacci(name: &str, kind: &str) -> Job {
-    job(name, kind, "fibonacci", &500_u32.to_le_bytes(), 1_000_000)
+    job(name, kind, "fibonacci", &NUMBER.to_le_bytes(), 1_000_000)
 }
 
 /// A thousand permutations of Keccak: four shards of the smallest size, of the program, of its memory, and two of the precompile.
@@ -85,9 +94,16 @@ fn proved(report: &Value) -> usize {
 #[test]
 fn proof_mode_core() {
     let _alone = alone();
-    let done = fibonacci("core", "Core").run().expect_code(0);
+    let told = fibonacci("executed", "ExecuteOnly").run().expect_code(0);
+    let gas = told.report()["execution"]["gas"].clone();
+    assert!(gas.as_u64().is_some_and(|gas| gas > 0), "{gas}");
+    let manifest = manifest("core", "Core", "fibonacci", 1_000_000).spec("reportGas", json!(true));
+    let done = job_of(&manifest, &NUMBER.to_le_bytes()).run().expect_code(0);
     expect_verified(&done, "core", "fibonacci");
-    assert_eq!(done.report()["execution"]["segments"], json!(2));
+    let report = done.report();
+    assert_eq!(report["execution"]["segments"], json!(2));
+    assert_eq!(report["execution"]["gas"], gas, "executed beside the proof");
+    assert_eq!(of_type(&report, "gas").len(), 1);
     // Of another program it is no proof.
     let other = verify_with_sdk(&done, "core", "loop");
     assert_eq!(other.status.code(), Some(1));

@@ -65,12 +65,19 @@ fn shards(job: &Value) -> u64 {
     Applied::done(job, "Prove")
 }
 
+/// Else the fault came too late to show anything.
+fn expect_unfinished(job: &Applied) {
+    let job = job.now();
+    assert!(!is_true(&job, "Finished"), "{:#}", job["status"]);
+}
+
 #[test]
 fn worker_death_requeue() {
     let scene = Scene::alone("sp1-death");
     let job = start(&scene, 1);
     let before = job.wait("a shard is proved", PROOF, |job| shards(job) >= 1);
     kill_pod(&scene, name(&workers(&scene, GROUP)[0]));
+    expect_unfinished(&job);
     await_ready(&scene, GROUP, 1, KEYS);
     let done = job.finished(PROOF);
     expect_verified(&done);
@@ -91,6 +98,7 @@ fn coordinator_restart() {
     let leader = coordinator::await_leader(&scene, 0, TAKEOVER);
     job.wait("a shard is proved", PROOF, |job| shards(job) >= 1);
     node::signal_in_pod(&leader.pod, "prover-operator", "KILL");
+    expect_unfinished(&job);
     coordinator::await_lead(&scene, &leader, TAKEOVER);
     let done = job.finished(PROOF);
     expect_verified(&done);

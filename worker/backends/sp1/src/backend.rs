@@ -28,6 +28,10 @@ const WITHHELD_CHARACTERS: usize = 256;
 /// Silence after which this process counts as hung: a prover may hold all cores for seconds.
 const HANG_AFTER_MS: u64 = 120_000;
 
+/// Tasks that a prover works on at once. Long stretches of a shard keep one core busy, so that a second one beside it makes use of
+/// the others (docs/sp1.md).
+const ATTEMPTS_AT_ONCE: u32 = 2;
+
 /// The backend.
 pub struct Sp1 {
     engine: Arc<Engine>,
@@ -138,7 +142,7 @@ impl Backend for Sp1 {
         BackendDescription {
             name: "sp1".to_owned(),
             version: self.version.clone(),
-            attempts_at_once: 1,
+            attempts_at_once: ATTEMPTS_AT_ONCE,
             proofs: kinds.chain(wraps).map(|kind| self.offer(kind)).collect(),
             task_types: graph::declared(),
             hang_after_ms: HANG_AFTER_MS,
