@@ -145,7 +145,7 @@ fn execute_only() {
     let panics = job("panics", "ExecuteOnly", "fibonacci", &[0], 1_000_000)
         .run()
         .expect_code(2);
-    assert_eq!(panics.report()["reason"], json!("ProgramFailed"));
+    assert_eq!(panics.report()["reason"], json!("GuestPanicked"));
     assert!(panics.stderr.contains("exit code 1"), "{}", panics.stderr);
 }
 
@@ -155,7 +155,7 @@ fn fatal_failure() {
     let limited = job("limited", "Core", "fibonacci", &500_u32.to_le_bytes(), 1000)
         .run()
         .expect_code(2);
-    assert_eq!(limited.report()["reason"], json!("ProgramFailed"));
+    assert_eq!(limited.report()["reason"], json!("CycleLimitExceeded"));
     assert!(
         limited.stderr.to_lowercase().contains("cycle limit"),
         "{}",
@@ -164,7 +164,7 @@ fn fatal_failure() {
     let panics = job("panics", "Core", "fibonacci", &[0], 1_000_000)
         .run()
         .expect_code(2);
-    assert_eq!(panics.report()["reason"], json!("ProgramFailed"));
+    assert_eq!(panics.report()["reason"], json!("GuestPanicked"));
     assert_eq!(proved(&panics.report()), 0, "nothing is proved about a panic");
 }
 

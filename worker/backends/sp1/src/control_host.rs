@@ -284,7 +284,7 @@ impl Host for ControlHost {
         if reserve {
             // SP1 would prove it all before its verifier refuses it.
             let code = nested::exit_code_of_record(&bytes)?.unwrap_or_default();
-            if let Some(error) = of_exit_code(code.into()) {
+            if let Some(error) = of_exit_code(code.into(), "") {
                 return self.store.fail(error).await;
             }
             let chunks = nested::chunks_of_record(&bytes)?;

@@ -8,6 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use prover_backend::{CallError, CancellationToken, TaskError};
 use sp1_prover::worker::TaskError as Sp1Error;
 
+/// Reason of a program that ended with an error of its own.
+pub const GUEST_PANICKED: &str = "GuestPanicked";
+
 /// Reason of an execution that failed while SP1 told only what followed from it.
 pub const CAUSE_UNTOLD: &str = "ExecutionEnded";
 
@@ -73,16 +76,25 @@ pub fn of_call(what: &str, error: CallError) -> TaskError {
     }
 }
 
-/// What it means that the program ended with this code; `None` where it ended well.
+/// What it means that the program ended with this code, and with these words if they are known; `None` where it ended well.
 #[must_use]
-pub fn of_exit_code(code: u64) -> Option<TaskError> {
-    (code != 0).then(|| {
-        let message = format!(
-            "the program ended with exit code {code}, as it does when it panics: nothing is proved about such a run. \
-             With PROVER_LOG=info,sp1_core_executor_runner=debug its own words are in the log of the worker"
-        );
-        TaskError::invalid_input("ProgramFailed", message)
-    })
+pub fn of_exit_code(code: u64, last_words: &str) -> Option<TaskError> {
+    if code == 0 {
+        return None;
+    }
+    let words = match last_words.trim() {
+        "" => String::new(),
+        words => format!(". Its last words: {words}"),
+    };
+    let message = format!(
+        "the program ended with exit code {code}, as it does when it panics: nothing is proved about such a run{words}"
+    );
+    Some(TaskError::invalid_input(GUEST_PANICKED, message))
+}
+
+/// Whether the executor's process died, other than by being killed.
+fn died(said: &str) -> bool {
+    said.contains("executor terminated abnormally") || said.contains("executor crashed")
 }
 
 /// What SP1 says of an execution that a program or its input made fail, told to whoever submitted them.
@@ -93,13 +105,13 @@ pub fn of_execution(said: &str) -> TaskError {
             "the program was stopped: {said}. If it is meant to run that long, raise spec.maxCycles; else look for a loop \
              that does not end"
         );
-        return TaskError::invalid_input("ProgramFailed", message);
+        return TaskError::invalid_input("CycleLimitExceeded", message);
     }
-    if !said.contains("terminated abnormally") {
+    if !died(said) {
         return TaskError::invalid_input("ProgramFailed", said);
     }
     // The executor's memory is files in /dev/shm without room set aside: writing to them is a bus error when it is full.
-    if said.contains("signal: Some(7)") {
+    if said.contains("signal: Some(7)") || said.contains("signal: 7,") {
         return TaskError::retryable(
             "SharedMemoryFull",
             format!("{said}: /dev/shm is full or smaller than an executor needs"),
@@ -118,7 +130,7 @@ pub fn of_sp1(error: &Sp1Error) -> TaskError {
     match error {
         Sp1Error::Retryable(error) => {
             let message = format!("{error:#}");
-            if message.contains("terminated abnormally") {
+            if died(&message) {
                 return of_execution(&message);
             }
             // The watcher of the executor's child saw its own limit or somebody else's signal.
@@ -181,6 +193,15 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_panics_is_quoted() {
+        assert!(of_exit_code(0, "a warning").is_none());
+        let words = "thread '<unnamed>' panicked at src/main.rs:3:5:\nno input\n";
+        let error = of_exit_code(1, words).expect("it failed");
+        assert_eq!(error.reason, GUEST_PANICKED);
+        assert!(error.message.ends_with("src/main.rs:3:5:\nno input"), "{error}");
+    }
+
+    #[test]
     fn what_an_executor_does_not_survive_is_the_programs_fault_but_for_full_shared_memory() {
         let died = |signal| {
             let said =
@@ -191,7 +212,11 @@ mod tests {
         assert!(died("Some(11)").message.contains("cargo prove build"));
         assert_eq!(died("Some(7)").reason, "SharedMemoryFull");
         let limit = of_sp1(&Sp1Error::Execution(ExecutionError::ExceededCycleLimit(1000)));
+        assert_eq!(limit.reason, "CycleLimitExceeded");
         assert!(limit.message.contains("raise spec.maxCycles"), "{limit}");
+        let crashed =
+            "Child native executor crashed, details: CrashDetails { signal: 6, addr: 0, operation: 0 }";
+        assert!(of_execution(crashed).message.contains("cargo prove build"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub async fn run(attempt: &Attempt, engine: &Engine, version: &str) -> Result<Co
     if plan.execute_only || plan.kind == "ExecuteOnly" {
         let limit = (plan.max_cycles > 0).then_some(plan.max_cycles);
         let executed = engine.execute_only(program, stdin, limit).await?;
-        if let Some(error) = failure::of_exit_code(executed.exit_code) {
+        if let Some(error) = failure::of_exit_code(executed.exit_code, &executed.last_words) {
             return Err(error);
         }
         let store = Store::new(attempt.clone());

@@ -50,15 +50,15 @@ pub async fn execute(attempt: &Attempt, engine: &Engine, version: &str) -> Resul
     drop(guard);
     match ended {
         Ok(_) => Ok(Completed::default()),
-        Err(error) if error.reason == failure::CAUSE_UNTOLD => {
+        Err(error) if [failure::CAUSE_UNTOLD, failure::GUEST_PANICKED].contains(&error.reason.as_str()) => {
             Err(cause(attempt, engine, request).await.unwrap_or(error))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Why an execution failed of which SP1 told only a consequence: what the program does when it is executed alone. `None` where
-/// it ends well, so that the next attempt may.
+/// Why an execution failed of which SP1 told only a consequence, or not the program's words: what the program does when it is
+/// executed alone. `None` where it ends well, so that the next attempt may.
 async fn cause(attempt: &Attempt, engine: &Engine, request: RawTaskRequest) -> Option<TaskError> {
     let execution = async {
         let request = CoreExecuteTaskRequest::from_raw(request).map_err(|error| of_sp1(&error))?;
@@ -70,7 +70,7 @@ async fn cause(attempt: &Attempt, engine: &Engine, request: RawTaskRequest) -> O
         engine.execute_only(program, stdin, request.cycle_limit).await
     };
     match execution.await {
-        Ok(executed) => failure::of_exit_code(executed.exit_code),
+        Ok(executed) => failure::of_exit_code(executed.exit_code, &executed.last_words),
         Err(error) => Some(error),
     }
 }

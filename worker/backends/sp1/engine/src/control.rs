@@ -10,6 +10,7 @@ use sp1_prover::worker::{
     CoreExecuteTaskRequest, RawTaskRequest, SP1Controller, SP1ControllerConfig, SP1ExecutorConfig, TaskError,
     TaskId, execute_with_options,
 };
+use tokio::sync::watch;
 
 use crate::{Boxed, Client, Settings};
 
@@ -84,6 +85,8 @@ pub struct Executed {
     pub gas: Option<u64>,
     /// How the program ended.
     pub exit_code: u64,
+    /// What the program wrote to its standard error last, at most 2 KiB.
+    pub last_words: String,
 }
 
 /// Executes a program without proving anything.
@@ -100,6 +103,8 @@ pub fn execute_only(
         if let Some(limit) = max_cycles {
             context.max_cycles(limit);
         }
+        let (sender, last_words) = watch::channel(String::new());
+        context.stderr_channel(sender);
         let (public_values, public_values_hash, report) = execute_with_options(
             Arc::new(program),
             stdin,
@@ -114,6 +119,7 @@ pub fn execute_only(
             cycles: report.total_instruction_count(),
             gas: report.gas(),
             exit_code: report.exit_code,
+            last_words: last_words.borrow().clone(),
         })
     })
 }

@@ -265,8 +265,9 @@ async fn a_program_that_panics_is_bad_input_with_and_without_a_proof() {
     let failed = agent.run(job("ExecuteOnly"), &inputs).await.expect_err("panics");
     assert_eq!(
         (failed.reason.as_str(), failed.class()),
-        ("ProgramFailed", FailureClass::InvalidInput)
+        ("GuestPanicked", FailureClass::InvalidInput)
     );
+    assert!(failed.message.contains("panicked at"), "{failed:?}");
 
     let (run, mut inputs) = execution();
     inputs[1].1 = codec::pack(&stdin).expect("packs");
@@ -277,9 +278,10 @@ async fn a_program_that_panics_is_bad_input_with_and_without_a_proof() {
     let failed = agent.run(run, &inputs).await.expect_err("panics");
     assert_eq!(
         (failed.reason.as_str(), failed.class()),
-        ("ProgramFailed", FailureClass::InvalidInput)
+        ("GuestPanicked", FailureClass::InvalidInput)
     );
     assert!(failed.message.contains("exit code 1"), "{failed:?}");
+    assert!(failed.message.contains("panicked at"), "{failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
